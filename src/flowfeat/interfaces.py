@@ -1,0 +1,273 @@
+"""Every seam of flowfeat, with shapes and units, in one place.
+
+Batch keys (the data modules make them, the tasks read them):
+
+===========  =====================  ==========================================================
+key          shape, type            meaning
+===========  =====================  ==========================================================
+frames       (B, T, 3, H, W) f32    RGB in [0, 1], padded right and bottom with 0
+sizes        (B, 2) i64             height, width of the picture inside the padding
+scales       (B, 2) f32             (sx, sy): network pixels per pixel of the original picture
+indices      (B, T) i64             frame numbers inside their snippet
+targets      (B, S) i64             the labelled steps of each clip, values 0 .. T - 1
+starts       (B,) bool              step 0 is the first frame of its video (streams)
+seeds        (B,) i64               seed of every later draw for this sample
+snippets     B strings              names of the snippets
+boxes        B * S of (N, 4) f32    detection: xyxy, half-open, network pixels; target-major per clip
+labels       B * S of (N,) i64      detection: 0 .. num_classes - 1, no background
+tracks       B * S of (N,) i64      detection: track ids, -1 where unknown
+===========  =====================  ==========================================================
+
+Entry ``b * S + s`` of a per-target list belongs to target ``s`` of clip ``b``. Flow is ``(dx, dy)``
+in pixels of its own grid, from the current frame to the key frame.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Features = tuple[Tensor, ...]
+"""Levels in the module's declared order, each (B, C_l, h_l, w_l)."""
+
+
+class VideoBatch(TypedDict):
+    """What every data module delivers; see the table above."""
+
+    frames: Tensor  # (B, T, 3, H, W)
+    sizes: Tensor  # (B, 2)
+    scales: Tensor  # (B, 2)
+    indices: Tensor  # (B, T)
+    targets: Tensor  # (B, S)
+    starts: Tensor  # (B,)
+    seeds: Tensor  # (B,)
+    snippets: list[str]
+
+
+class DetectionBatch(VideoBatch):
+    """A batch with boxes for every target step."""
+
+    boxes: list[Tensor]  # B * S of (N, 4)
+    labels: list[Tensor]  # B * S of (N,)
+    tracks: list[Tensor]  # B * S of (N,)
+
+
+class Detections(NamedTuple):
+    """Detections of one picture, in network pixels, best first."""
+
+    boxes: Tensor  # (N, 4) xyxy, half-open
+    scores: Tensor  # (N,) in 0..1
+    labels: Tensor  # (N,) 0 .. num_classes - 1
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """N_feat: frames (B, 3, H, W) RGB in [0, 1] -> feature maps, one per level.
+
+    The network normalises the frames itself. Level ``l`` has ``channels[l]`` channels at
+    ``ceil(H / strides[l])`` by ``ceil(W / strides[l])``, for any H and W. ``trunk`` is the part whose
+    result is propagated; ``tail`` runs on every frame (the split point of Table 5; here the identity).
+    """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def trunk_channels(self) -> tuple[int, ...]:
+        """Channels per level of what ``trunk`` returns."""
+        return self.channels
+
+    @property
+    def trunk_strides(self) -> tuple[int, ...]:
+        """Strides per level of what ``trunk`` returns."""
+        return self.strides
+
+    @abstractmethod
+    def trunk(self, frames: Tensor) -> Features:
+        """Compute what propagation carries, from frames (B, 3, H, W)."""
+
+    def tail(self, features: Features) -> Features:
+        """Finish propagated (or fresh) trunk features; the identity unless the split point moved."""
+        return features
+
+    def forward(self, frames: Tensor) -> Features:
+        """Return ``tail(trunk(frames))``."""
+        return self.tail(self.trunk(frames))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, frames: Tensor) -> Features: ...
+
+
+class Flow(NamedTuple):
+    """M and S of Eq. 3 on a feature grid."""
+
+    displacement: Tensor  # (B, 2, h, w), (dx, dy) in pixels of this grid, current -> key
+    scale: Tensor | None  # (B, C, h, w); None means all ones
+
+
+class FlowNetwork(nn.Module, ABC):
+    """F and S: two frames (B, 3, H, W) RGB in [0, 1] -> flow on the feature grid.
+
+    Built with the channels and strides of the trunk that it serves. With several levels, the flow
+    is given on the finest one and ``scale`` holds the channels of all levels one after the other.
+    """
+
+    @abstractmethod
+    def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        """Displacements (B, 2, h, w), coarse to fine, at strides 64 .. 4 of the input, in input pixels.
+
+        The frames are used at the size given (no halving): this is what flow pre-training supervises.
+        """
+
+    @abstractmethod
+    def forward(self, current: Tensor, key: Tensor) -> Flow:
+        """Return the flow on the feature grid, in feature pixels; halves its input itself."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, current: Tensor, key: Tensor) -> Flow: ...
+
+
+class Output(NamedTuple):
+    """What a temporal module hands to the head for one step (or for all targets, in training)."""
+
+    features: Features
+    frames: Tensor  # (B, 3, H, W), the frames these features belong to
+    valid: Tensor  # (B, L) bool: level l of stream b carries a real result
+    is_key: Tensor  # (B,) bool, on the CPU: N_feat ran on this very frame
+
+
+class TemporalModule(nn.Module, ABC):
+    """A method: decides on which frames N_feat runs, and what every frame's features are.
+
+    ``step`` and ``forward`` are one function: ``forward`` on a clip equals unrolled ``step``s whose
+    key frames are forced to ``is_key``. State is a dataclass of tensors with a batch axis, passed
+    in and out, never kept on the module. ``starts`` and ``is_key`` live on the CPU, so that a fixed
+    schedule never makes the host wait for the device.
+    """
+
+    delay: int = 0  # outputs belong to time t - delay
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @abstractmethod
+    def step(
+        self, frames: Tensor, starts: Tensor, state: Any | None
+    ) -> tuple[Output | None, Any]:
+        """Advance B independent streams by one frame each.
+
+        Args:
+            frames: (B, 3, H, W), the next frame of every stream.
+            starts: (B,) bool; a stream that starts forgets its past.
+            state: What the last call returned; None at first, or after a change of resolution.
+
+        Returns:
+            The output for time t - delay (None while nothing is due) and the new state.
+        """
+
+    def flush(self, state: Any) -> tuple[Output, ...]:
+        """Return the delayed rest at the end of the streams."""
+        return ()
+
+    @abstractmethod
+    def training_keys(self, indices: Tensor) -> Tensor:
+        """Say which steps of a training clip are key frames: indices (B, T) -> (B, T) bool."""
+
+    @abstractmethod
+    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+        """Run a clip (B, T, 3, H, W) with forced key frames; return the target steps only.
+
+        Args:
+            clip: (B, T, 3, H, W).
+            is_key: (B, T) bool; step 0 must be a key frame where the method has key frames.
+            targets: (B, S) steps.
+
+        Returns:
+            Output with a leading axis of B * S, entry ``b * S + s`` for target s of clip b.
+        """
+
+    if TYPE_CHECKING:
+
+        def __call__(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output: ...
+
+
+class TaskHead(nn.Module, ABC):
+    """N_task: features -> predictions of one step. Heads know nothing of time or of methods.
+
+    ``forward`` holds the convolutions and returns raw maps; ``postprocess`` turns them into
+    predictions (proposals, pooling, NMS, upsampling). Both count as N_task in Eq. 5.
+    """
+
+    @abstractmethod
+    def forward(self, features: Features, frames: Tensor) -> Any:
+        """Return raw predictions for features of frames (B, 3, H, W)."""
+
+    @abstractmethod
+    def postprocess(self, raw: Any, sizes: Tensor) -> Any:
+        """Turn raw predictions into final ones; sizes (B, 2) holds the pictures' height and width."""
+
+    @abstractmethod
+    def loss(self, raw: Any, labels: Any) -> dict[str, Tensor]:
+        """Return named scalar losses, each the mean over images with a constant denominator."""
+
+
+class KeyFrameScheduler(Protocol):
+    """Decides per stream and step whether N_feat runs."""
+
+    interval: int  # l: the longest a key frame serves
+
+    def __call__(self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None) -> Tensor:
+        """Return (B,) bool on the CPU.
+
+        Args:
+            age: (B,) i64 on the CPU, frames since the stream's key frame (its next frame has 1);
+                0 where the stream starts, which always is a key frame.
+            frames: (B, 3, H, W), the current frames.
+            keys: (B, 3, H, W), the key frames; None at the first step.
+            flow: Flow current -> key where ``needs_flow`` is true, else None.
+        """
+
+    @property
+    def needs_flow(self) -> bool:
+        """Whether the flow must be computed before the decision."""
+
+
+class ClipSampler(Protocol):
+    """Chooses the frames of a training clip around a labelled frame."""
+
+    def __call__(
+        self, length: int, labelled: int, rng: np.random.Generator
+    ) -> tuple[list[int], list[int]]:
+        """Return frame indices (T, each 0 .. length - 1) and target steps (positions in that list)."""
+
+
+@runtime_checkable
+class VideoSource(Protocol):
+    """Frame-exact random access to one video file or folder of frames."""
+
+    fps: float
+    size: tuple[int, int]  # height, width, after rotation
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return frames (T, H, W, 3) RGB uint8; IndexError outside 0 .. len - 1."""
+
+
+class StreamChunk(NamedTuple):
+    """Consecutive frames of one video, ready for the network, with the pictures they came from."""
+
+    batch: VideoBatch  # B = 1, T frames; starts says whether step 0 opens the video
+    pictures: NDArray[np.uint8]  # (T, H0, W0, 3) RGB, as decoded
+
+
+class VideoData(Protocol):
+    """What entry points need of a data module beside Lightning's own hooks."""
+
+    classes: tuple[str, ...]
+
+    def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
+        """Yield a whole video in order, preprocessed as in evaluation, ``chunk`` frames at a time."""

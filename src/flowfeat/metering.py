@@ -1,0 +1,108 @@
+"""Measure the parts of a running method: `with part("N_feat")` costs nothing until a meter listens.
+
+Temporal modules and runners name their parts where they run them, so one mechanism yields times and
+FLOPs for every method on a real stream.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+PARTS = ("decode", "preprocess", "N_feat", "F", "W", "N_task", "post")
+"""The names in use; N_task are the head's convolutions, post is the rest of it."""
+
+
+class Meter(Protocol):
+    """Receives the entry and exit of named parts."""
+
+    def enter(self, name: str) -> Any:
+        """Note that a part begins; the result is handed to ``leave``."""
+
+    def leave(self, name: str, token: Any) -> None:
+        """Note that a part ends."""
+
+
+_meter: ContextVar[Meter | None] = ContextVar("flowfeat_meter", default=None)
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Name the work inside the block; nested parts count in both."""
+    meter = _meter.get()
+    if meter is None:
+        yield
+        return
+    token = meter.enter(name)
+    try:
+        yield
+    finally:
+        meter.leave(name, token)
+
+
+@contextmanager
+def metering(meter: Meter) -> Iterator[None]:
+    """Let ``meter`` listen inside the block."""
+    token = _meter.set(meter)
+    try:
+        yield
+    finally:
+        _meter.reset(token)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done its queued work (accelerators queue; a CPU does not)."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Stopwatch:
+    """Collects seconds per call of each part, with the device synchronised around it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, list[float]] = defaultdict(list)
+
+    def enter(self, name: str) -> float:
+        """Start timing a part."""
+        synchronize(self.device)
+        return time.perf_counter()
+
+    def leave(self, name: str, token: float) -> None:
+        """Store the seconds since ``enter``."""
+        synchronize(self.device)
+        self.seconds[name].append(time.perf_counter() - token)
+
+
+def _grid_sample_flops(
+    features: tuple[int, ...], grid: tuple[int, ...], *args: object, out_shape: Any, **kwargs: object
+) -> int:
+    """Bilinear sampling: four multiply-adds, two operations each, for every output value."""
+    batch, channels = features[0], features[1]
+    return 8 * batch * channels * grid[1] * grid[2]
+
+
+class FlopMeter:
+    """Collects floating-point operations (2 per multiply-add) per call of each part."""
+
+    def __init__(self) -> None:
+        self.flops: dict[str, list[int]] = defaultdict(list)
+
+    def enter(self, name: str) -> FlopCounterMode:
+        """Start counting a part."""
+        counter = FlopCounterMode(
+            display=False,
+            custom_mapping={torch.ops.aten.grid_sampler_2d: _grid_sample_flops},
+        )
+        counter.__enter__()
+        return counter
+
+    def leave(self, name: str, token: FlopCounterMode) -> None:
+        """Store the operations since ``enter``."""
+        token.__exit__(None, None, None)
+        self.flops[name].append(token.get_total_flops())
