@@ -13,7 +13,7 @@ targets      (B, S) i64             the labelled steps of each clip, values 0 ..
 starts       (B,) bool              step 0 is the first frame of its video (streams)
 seeds        (B,) i64               seed of every later draw for this sample
 snippets     B strings              names of the snippets
-boxes        B * S of (N, 4) f32    detection: xyxy, half-open, network pixels; target-major per clip
+boxes        B * S of (N, 4) f32    detection: xyxy, half-open, network pixels
 labels       B * S of (N,) i64      detection: 0 .. num_classes - 1, no background
 tracks       B * S of (N,) i64      detection: track ids, -1 where unknown
 ===========  =====================  ==========================================================
@@ -67,8 +67,8 @@ class FeatureNetwork(nn.Module, ABC):
     """N_feat: frames (B, 3, H, W) RGB in [0, 1] -> feature maps, one per level.
 
     The network normalises the frames itself. Level ``l`` has ``channels[l]`` channels at
-    ``ceil(H / strides[l])`` by ``ceil(W / strides[l])``, for any H and W. ``trunk`` is the part whose
-    result is propagated; ``tail`` runs on every frame (the split point of Table 5; here the identity).
+    ``ceil(H / strides[l])`` by ``ceil(W / strides[l])``, for any H and W. ``trunk`` is the part
+    whose result is propagated; ``tail`` runs on every frame (the split point of Table 5).
     """
 
     channels: tuple[int, ...]
@@ -89,7 +89,7 @@ class FeatureNetwork(nn.Module, ABC):
         """Compute what propagation carries, from frames (B, 3, H, W)."""
 
     def tail(self, features: Features) -> Features:
-        """Finish propagated (or fresh) trunk features; the identity unless the split point moved."""
+        """Finish trunk features, fresh or propagated; the identity by default."""
         return features
 
     def forward(self, frames: Tensor) -> Features:
@@ -117,9 +117,9 @@ class FlowNetwork(nn.Module, ABC):
 
     @abstractmethod
     def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        """Displacements (B, 2, h, w), coarse to fine, at strides 64 .. 4 of the input, in input pixels.
+        """Return displacements (B, 2, h, w), coarse to fine, at strides 64 .. 4, in input pixels.
 
-        The frames are used at the size given (no halving): this is what flow pre-training supervises.
+        The frames are used at the size given, not halved: flow pre-training supervises this.
         """
 
     @abstractmethod
@@ -154,9 +154,7 @@ class TemporalModule(nn.Module, ABC):
     strides: tuple[int, ...]
 
     @abstractmethod
-    def step(
-        self, frames: Tensor, starts: Tensor, state: Any | None
-    ) -> tuple[Output | None, Any]:
+    def step(self, frames: Tensor, starts: Tensor, state: Any | None) -> tuple[Output | None, Any]:
         """Advance B independent streams by one frame each.
 
         Args:
@@ -207,7 +205,7 @@ class TaskHead(nn.Module, ABC):
 
     @abstractmethod
     def postprocess(self, raw: Any, sizes: Tensor) -> Any:
-        """Turn raw predictions into final ones; sizes (B, 2) holds the pictures' height and width."""
+        """Turn raw predictions into final ones; sizes (B, 2) holds each picture's height and width."""
 
     @abstractmethod
     def loss(self, raw: Any, labels: Any) -> dict[str, Tensor]:
@@ -219,7 +217,9 @@ class KeyFrameScheduler(Protocol):
 
     interval: int  # l: the longest a key frame serves
 
-    def __call__(self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None) -> Tensor:
+    def __call__(
+        self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None
+    ) -> Tensor:
         """Return (B,) bool on the CPU.
 
         Args:
@@ -241,7 +241,7 @@ class ClipSampler(Protocol):
     def __call__(
         self, length: int, labelled: int, rng: np.random.Generator
     ) -> tuple[list[int], list[int]]:
-        """Return frame indices (T, each 0 .. length - 1) and target steps (positions in that list)."""
+        """Return T frame indices, each 0 .. length - 1, and the target steps among them."""
 
 
 @runtime_checkable
@@ -270,4 +270,4 @@ class VideoData(Protocol):
     classes: tuple[str, ...]
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
-        """Yield a whole video in order, preprocessed as in evaluation, ``chunk`` frames at a time."""
+        """Yield a whole video in order, ``chunk`` frames at a time, as evaluation prepares them."""

@@ -80,7 +80,11 @@ class Stopwatch:
 
 
 def _grid_sample_flops(
-    features: tuple[int, ...], grid: tuple[int, ...], *args: object, out_shape: Any, **kwargs: object
+    features: tuple[int, ...],
+    grid: tuple[int, ...],
+    *args: object,
+    out_shape: Any,
+    **kwargs: object,
 ) -> int:
     """Bilinear sampling: four multiply-adds, two operations each, for every output value."""
     batch, channels = features[0], features[1]

@@ -1,0 +1,74 @@
+"""Propagation W of Eq. 1-3: sample key features where the flow points, times the scale field.
+
+`warp` and `resize_flow` are the only functions that use or convert a displacement.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def warp(features: Tensor, displacement: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Propagate key features to the current frame (Eq. 3).
+
+    Bilinear interpolation (Eq. 1-2); what lies outside the map counts as zero, as in the reference
+    operator. Zero flow is the identity and integer flow a shift, exactly, at every map size.
+
+    Args:
+        features: (B, C, h, w), features of the key frame.
+        displacement: (B, 2, h, w), (dx, dy) in pixels of this grid, current -> key.
+        scale: (B, C, h, w) or None for all ones.
+
+    Returns:
+        (B, C, h, w), features of the current frame, in the type of ``features``.
+
+    Raises:
+        ValueError: The three do not share one grid.
+    """
+    height, width = features.shape[-2:]
+    if displacement.shape[-2:] != (height, width) or displacement.shape[1] != 2:
+        raise ValueError(
+            f"displacement {tuple(displacement.shape)}: expected (B, 2, {height}, {width}), "
+            "the grid of the features"
+        )
+    if scale is not None and scale.shape != features.shape:
+        raise ValueError(f"scale {tuple(scale.shape)}: expected {tuple(features.shape)}")
+    # Positions need float32 even under autocast: half precision resolves 1/8 pixel at column 200.
+    flow = displacement if displacement.dtype == torch.float64 else displacement.float()
+    # grid_sample wants positions in -1..1, and going there and back rounds: at 38 x 63 zero flow
+    # changes features by 2e-5. With sizes that are powers of two both ways are exact, and the zeros
+    # that fill up the map are the zeros that lie outside it anyway.
+    full_height, full_width = _power_of_two(height), _power_of_two(width)
+    padded = F.pad(features.to(flow.dtype), (0, full_width - width, 0, full_height - height))
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)
+    grid = torch.stack(
+        (
+            (2 * (x + flow[:, 0]) + 1) / full_width - 1,
+            (2 * (y[:, None] + flow[:, 1]) + 1) / full_height - 1,
+        ),
+        dim=-1,
+    )  # (B, h, w, 2)
+    with torch.autocast(features.device.type, enabled=False):
+        sampled = F.grid_sample(padded, grid, align_corners=False).to(features.dtype)
+    return sampled if scale is None else sampled * scale.to(sampled.dtype)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def resize_flow(displacement: Tensor, size: tuple[int, int], ratio: float) -> Tensor:
+    """Bring a displacement to another grid, bilinearly.
+
+    Args:
+        displacement: (B, 2, h, w), in pixels of its grid.
+        size: Height and width of the new grid.
+        ratio: Old stride over new stride (a ratio of strides, not of sizes, which odd sizes round).
+
+    Returns:
+        (B, 2, *size), in pixels of the new grid.
+    """
+    if displacement.shape[-2:] != size:
+        displacement = F.interpolate(displacement, size=size, mode="bilinear", align_corners=False)
+    return displacement * ratio

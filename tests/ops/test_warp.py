@@ -1,0 +1,88 @@
+"""Truths of propagation: identity, shifts, scipy's interpolation, gradients of Eq. 4."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
+
+from flowfeat.ops.warp import resize_flow, warp
+
+SIZES = [(1, 1), (1, 9), (2, 3), (5, 7), (16, 20), (38, 63), (33, 100)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_zero_flow_is_the_identity_exactly(size, dtype):
+    features = torch.randn(2, 3, *size, dtype=dtype)
+    assert torch.equal(warp(features, torch.zeros(2, 2, *size, dtype=dtype)), features)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(-9, 9), st.integers(-9, 9))
+def test_integer_flow_is_a_shift_exactly(height, width, dx, dy):
+    features = torch.randn(1, 2, height, width)
+    flow = torch.tensor([dx, dy], dtype=torch.float32).view(1, 2, 1, 1).expand(1, 2, height, width)
+    expected = torch.zeros_like(features)
+    for y in range(height):
+        for x in range(width):
+            if 0 <= y + dy < height and 0 <= x + dx < width:
+                expected[..., y, x] = features[..., y + dy, x + dx]
+    assert torch.equal(warp(features, flow), expected)
+
+
+def test_agrees_with_scipy_on_fractional_flow():
+    generator = np.random.default_rng(0)
+    height, width = 13, 21
+    features = generator.normal(size=(2, 4, height, width))
+    flow = generator.normal(scale=4.0, size=(2, 2, height, width))
+    y, x = np.mgrid[:height, :width]
+    expected = np.empty_like(features)
+    for b in range(2):
+        for c in range(4):
+            # scipy's "constant" cuts at the last sample; a border of zeros ends it as Eq. 2 does.
+            padded = np.pad(features[b, c], 1)
+            expected[b, c] = map_coordinates(
+                padded, [y + flow[b, 1] + 1, x + flow[b, 0] + 1], order=1, mode="constant"
+            )
+    ours = warp(torch.from_numpy(features), torch.from_numpy(flow)).numpy()
+    np.testing.assert_allclose(ours, expected, atol=1e-12)
+
+
+def test_scale_multiplies_element_by_element():
+    features, scale = torch.randn(1, 3, 4, 5), torch.randn(1, 3, 4, 5)
+    assert torch.equal(warp(features, torch.zeros(1, 2, 4, 5), scale), features * scale)
+
+
+def test_gradients_of_equation_4():
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    features = draw(1, 2, 5, 6).requires_grad_()
+    # Away from whole pixels, where the bilinear kernel has a kink.
+    flow = (draw(1, 2, 5, 6).round() + 0.3).requires_grad_()
+    scale = draw(1, 2, 5, 6).requires_grad_()
+    assert torch.autograd.gradcheck(warp, (features, flow, scale))
+
+
+def test_half_precision_features_are_sampled_at_full_precision():
+    features = torch.randn(1, 2, 3, 300).bfloat16()
+    assert torch.equal(warp(features, torch.zeros(1, 2, 3, 300)), features)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 4, 6), (1, 3, 4, 5)])
+def test_a_displacement_of_another_grid_is_refused(shape):
+    with pytest.raises(ValueError, match="expected \\(B, 2, 4, 5\\)"):
+        warp(torch.zeros(1, 3, 4, 5), torch.zeros(shape))
+
+
+def test_resized_flow_moves_the_same_way():
+    # A camera motion of (8, -4) pixels at stride 1 is (1, -0.5) at stride 8, whatever the rounding.
+    flow = torch.tensor([8.0, -4.0]).view(1, 2, 1, 1).expand(1, 2, 37, 41)
+    resized = resize_flow(flow, (5, 6), ratio=1 / 8)
+    torch.testing.assert_close(
+        resized, torch.tensor([1.0, -0.5]).view(1, 2, 1, 1).expand(1, 2, 5, 6)
+    )
