@@ -1,0 +1,205 @@
+"""Write the embedded video detection set in the layout and file formats of ImageNet VID."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.synthetic.scenes import GENERATOR_VERSION, Picture, Scene, SceneSettings
+from data_modules.synthetic.write_once import write_once
+
+WRITER_VERSION = 1
+"""Counts changes of the layout; part of the settings' hash."""
+
+SYNSETS = (
+    ("n02691156", "airplane"),
+    ("n02958343", "car"),
+    ("n02402425", "cattle"),
+    ("n02084071", "dog"),
+    ("n02503517", "elephant"),
+    ("n02374451", "horse"),
+    ("n04468005", "train"),
+    ("n02391049", "zebra"),
+)
+"""WordNet ids and names, both VID's own, that the scenes' classes go by."""
+
+_TRAIN, _VAL, _STILL = 0, 1, 2  # different seeds
+_LABELLED = 15  # labelled frames per snippet of VID_train_15frames.txt
+
+
+@dataclass(frozen=True)
+class VidSettings:
+    """What the embedded VID set holds.
+
+    Raises:
+        ValueError: A number is outside its range.
+    """
+
+    scene: SceneSettings = field(default_factory=SceneSettings)
+    train_snippets: int = 96
+    val_snippets: int = 16
+    frames: int = 40  # per snippet
+    stills: int = 96  # DET pictures
+    storage: Literal["mp4", "jpeg"] = "mp4"  # one H.264 file per snippet, or a folder of JPEGs
+    crf: int = 18  # of H.264; lower is better
+    gop: int = 10  # H.264 pictures from one random access point to the next
+    fps: int = 25
+    seed: int = 0
+    min_visible: float = 0.15  # objects of which less can be seen are not annotated
+    min_side: int = 6  # pixels; nor those whose visible part is thinner
+
+    def __post_init__(self) -> None:
+        for name in ("train_snippets", "val_snippets", "frames", "gop", "fps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        if self.stills < 0 or self.seed < 0:
+            raise ValueError(f"stills, seed: expected >= 0, found {self.stills}, {self.seed}")
+        if self.storage not in ("mp4", "jpeg"):
+            raise ValueError(f"storage: expected mp4 or jpeg, found {self.storage}")
+        if self.scene.classes > len(SYNSETS):
+            raise ValueError(
+                f"scene.classes: expected 1..{len(SYNSETS)}, found {self.scene.classes}"
+            )
+        if self.storage == "mp4" and any(side % 2 for side in self.scene.size):
+            raise ValueError(f"scene.size: H.264 wants even sides, found {self.scene.size}")
+
+
+def write_imagenet_vid(root: Path, settings: VidSettings) -> bool:
+    """Write the set into ``root`` unless these settings made it already.
+
+    Layout: ``Data/VID/{train/ILSVRC2015_VID_train_0000,val}/<snippet>.mp4`` (or a folder of
+    ``NNNNNN.JPEG``), ``Data/DET/train/ILSVRC2013_train/<wnid>/*.JPEG``, ``Annotations/`` with one
+    XML per frame or still, ``ImageSets/`` with the lists that the papers' code uses, and
+    ``map_vid.txt``. Boxes in the XMLs count pixels from 0 and include both ends.
+
+    Args:
+        root: What ``DATA_ROOT`` would be: the folder that plays ``ILSVRC2015``.
+        settings: Number, length and kind of the snippets.
+
+    Returns:
+        Whether it was written now (else it was there).
+
+    Raises:
+        ValueError: ``root`` holds other files.
+    """
+    parts: dict[str, Any] = {
+        "dataset": "imagenet_vid",
+        "versions": [GENERATOR_VERSION, WRITER_VERSION],
+        "vid": asdict(settings),
+    }
+    return write_once(Path(root), parts, lambda folder: _write(folder, settings))
+
+
+def _write(root: Path, settings: VidSettings) -> None:
+    frames, train_lines, val_lines = settings.frames, [], []
+    labelled = sorted({int((n + 0.5) * frames / _LABELLED) for n in range(_LABELLED)})
+    for number in range(settings.train_snippets):
+        snippet = f"train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_{number:08}"
+        _write_snippet(root, snippet, (settings.seed, _TRAIN, number), settings)
+        train_lines += [f"{snippet} 1 {frame} {frames}" for frame in labelled]
+    for number in range(settings.val_snippets):
+        snippet = f"val/ILSVRC2015_val_{number:08}"
+        _write_snippet(root, snippet, (settings.seed, _VAL, number), settings)
+        val_lines.append(f"{snippet} {number * frames + 1} 0 {frames}")
+    still_lines = [f"{_write_still(root, n, settings)} 1" for n in range(settings.stills)]
+    _write_lines(root / "ImageSets/VID/VID_train_15frames.txt", train_lines)
+    _write_lines(root / "ImageSets/VID/VID_val_videos.txt", val_lines)
+    _write_lines(root / "ImageSets/DET/DET_train_30classes.txt", still_lines)
+    used = SYNSETS[: settings.scene.classes]
+    names = [f"{wnid} {n} {name}" for n, (wnid, name) in enumerate(used, start=1)]
+    _write_lines(root / "map_vid.txt", names)
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _write_snippet(
+    root: Path, snippet: str, seed: tuple[int, int, int], settings: VidSettings
+) -> None:
+    folder = root / "Annotations/VID" / snippet
+    folder.mkdir(parents=True)
+    data = root / "Data/VID" / snippet
+    scene = Scene(seed, settings.scene)
+
+    def pictures() -> Iterator[NDArray[np.uint8]]:
+        for t in range(settings.frames):
+            picture = scene.render(t)
+            xml = _annotation(folder.name, f"{t:06}", picture, settings, tracked=True)
+            (folder / f"{t:06}.xml").write_text(xml)
+            yield picture.image
+
+    if settings.storage == "mp4":
+        data.parent.mkdir(parents=True, exist_ok=True)
+        _write_video(data.with_name(f"{data.name}.mp4"), pictures(), settings)
+    else:
+        data.mkdir(parents=True)
+        for t, image in enumerate(pictures()):
+            _write_jpeg(data / f"{t:06}.JPEG", image)
+
+
+def _write_video(path: Path, pictures: Iterator[NDArray[np.uint8]], settings: VidSettings) -> None:
+    height, width = settings.scene.size
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(settings.fps))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count = 1  # the same bytes on every machine
+        stream.options = {"crf": str(settings.crf), "g": str(settings.gop)}
+        for image in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
+    )
+    if not done:
+        raise OSError(f"{path}: JPEG encoding failed")
+    path.write_bytes(data.tobytes())
+
+
+def _write_still(root: Path, number: int, settings: VidSettings) -> str:
+    """Write DET picture ``number``; return its name in the list."""
+    picture = Scene((settings.seed, _STILL, number), settings.scene).render(0)
+    wnid = SYNSETS[number % settings.scene.classes][0]
+    folder, name = f"train/ILSVRC2013_train/{wnid}", f"{wnid}_{number}"
+    for top in ("Data/DET", "Annotations/DET"):
+        (root / top / folder).mkdir(parents=True, exist_ok=True)
+    _write_jpeg(root / "Data/DET" / folder / f"{name}.JPEG", picture.image)
+    xml = _annotation(wnid, name, picture, settings, tracked=False)
+    (root / "Annotations/DET" / folder / f"{name}.xml").write_text(xml)
+    return f"{folder}/{name}"
+
+
+def _annotation(
+    folder: str, name: str, picture: Picture, settings: VidSettings, tracked: bool
+) -> str:
+    """Return the XML of one picture; tracks only in videos, as in the real sets."""
+    height, width = picture.instances.shape
+    objects = ""
+    for n, (x0, y0, x1, y1) in enumerate(picture.boxes.tolist()):
+        if picture.visible[n] < settings.min_visible or min(x1 - x0, y1 - y0) < settings.min_side:
+            continue
+        track = f"\t\t<trackid>{picture.tracks[n]}</trackid>\n" if tracked else ""
+        # The last pixel belongs to the box: inclusive ends, counted from 0.
+        objects += (
+            f"\t<object>\n{track}\t\t<name>{SYNSETS[picture.classes[n]][0]}</name>\n"
+            f"\t\t<bndbox>\n\t\t\t<xmax>{x1 - 1}</xmax>\n\t\t\t<xmin>{x0}</xmin>\n"
+            f"\t\t\t<ymax>{y1 - 1}</ymax>\n\t\t\t<ymin>{y0}</ymin>\n\t\t</bndbox>\n"
+            f"\t\t<occluded>{int(picture.visible[n] < 0.7)}</occluded>\n"
+            "\t\t<generated>0</generated>\n\t</object>\n"
+        )
+    return (
+        f"<annotation>\n\t<folder>{folder}</folder>\n\t<filename>{name}</filename>\n"
+        "\t<source>\n\t\t<database>ILSVRC_2015</database>\n\t</source>\n"
+        f"\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n\t</size>\n"
+        f"{objects}</annotation>\n"
+    )

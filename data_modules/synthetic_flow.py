@@ -1,0 +1,154 @@
+"""Pairs of synthetic frames with their true flow, for a short warm-up of the flow network."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TypedDict
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from data_modules.synthetic.scenes import Scene, SceneSettings
+
+_TRAIN, _VAL = 10, 11  # seeds that no writer of snippets uses
+
+
+class FlowPair(TypedDict):
+    """A pair, or a batch of pairs with a leading B."""
+
+    current: Tensor  # (3, H, W) f32, RGB in [0, 1]
+    key: Tensor  # (3, H, W) f32, RGB in [0, 1]
+    flow: Tensor  # (2, H, W) f32, (dx, dy) in pixels, current -> key
+    valid: Tensor  # (H, W) bool: the point can be seen in the key frame
+
+
+class FlowPairs(Dataset[FlowPair]):
+    """Pairs rendered on the fly: item (epoch, index) depends on (seed, epoch, index) alone.
+
+    The distance i - k is uniform in 0 .. ``max_offset``, in either direction of time.
+    """
+
+    def __init__(
+        self, settings: SceneSettings, pairs: int, max_offset: int, seed: tuple[int, int]
+    ) -> None:
+        self.settings, self.pairs, self.max_offset, self.seed = settings, pairs, max_offset, seed
+
+    def __len__(self) -> int:
+        return self.pairs
+
+    def __getitem__(self, item: tuple[int, int]) -> FlowPair:
+        seed = (*self.seed, *item)
+        rng = np.random.default_rng(seed)
+        times = [int(rng.integers(self.settings.length)), 0]
+        times[1] = times[0] + int(rng.integers(self.max_offset, endpoint=True))
+        key, current = times if rng.random() < 0.5 else times[::-1]
+        scene = Scene(seed, self.settings)
+        key_image, current_image = scene.render(key).image, scene.render(current).image
+        flow, valid = scene.flow(current, key)
+        return {
+            "current": _tensor(current_image),
+            "key": _tensor(key_image),
+            "flow": torch.from_numpy(flow).permute(2, 0, 1).contiguous(),
+            "valid": torch.from_numpy(valid),
+        }
+
+
+def _tensor(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+class EpochShares(DistributedSampler[FlowPair]):
+    """Yields (epoch, index): rank r gets share r of every global batch, so N ranks = 1 rank.
+
+    A ``DistributedSampler``, so that Lightning calls ``set_epoch`` and puts no other in its place.
+    """
+
+    def __init__(self, pairs: int, batch: int, rank: int, ranks: int, moves: bool) -> None:
+        super().__init__(range(pairs), num_replicas=ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
+        self.pairs, self.batch, self.moves = pairs, batch, moves
+
+    def __len__(self) -> int:
+        return self.pairs // self.num_replicas
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        share = self.batch // self.num_replicas
+        epoch = self.epoch if self.moves else 0
+        for start in range(self.rank * share, self.pairs, self.batch):
+            for index in range(start, start + share):
+                yield epoch, index
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV's own threads do not survive the fork into a worker
+
+
+class SyntheticFlow(pl.LightningDataModule):
+    """Flow pairs without end, from no disk.
+
+    Args:
+        size: Height and width in pixels.
+        pairs_per_epoch: A multiple of ``batch_size``; every epoch has new pairs.
+        batch_size: Pairs per step over all devices.
+        max_offset: Largest distance between the two frames, >= 0.
+        num_workers: Rendering processes per device; 0 renders in the training process.
+        seed: Non-negative.
+        val_pairs: Held-out pairs, a multiple of ``batch_size``, the same in every epoch.
+        scene: The kind of scenes; its size is replaced by ``size``.
+
+    Raises:
+        ValueError: A number is out of range, or the devices do not divide ``batch_size``.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int] = (128, 160),
+        pairs_per_epoch: int = 800,
+        batch_size: int = 8,
+        max_offset: int = 9,
+        num_workers: int = 1,
+        seed: int = 0,
+        val_pairs: int = 32,
+        scene: SceneSettings | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("pairs_per_epoch", pairs_per_epoch), ("val_pairs", val_pairs)):
+            if batch_size < 1 or value < batch_size or value % batch_size:
+                raise ValueError(
+                    f"{name}: expected a multiple of batch_size {batch_size}, found {value}"
+                )
+        for name, value in (("max_offset", max_offset), ("seed", seed), ("workers", num_workers)):
+            if value < 0:
+                raise ValueError(f"{name}: expected >= 0, found {value}")
+        self.settings = replace(scene or SceneSettings(), size=size)
+        self.pairs_per_epoch, self.val_pairs = pairs_per_epoch, val_pairs
+        self.batch_size, self.max_offset = batch_size, max_offset
+        self.num_workers, self.seed = num_workers, seed
+
+    def train_dataloader(self) -> DataLoader[FlowPair]:
+        """Return new pairs in every epoch."""
+        return self._loader(self.pairs_per_epoch, _TRAIN)
+
+    def val_dataloader(self) -> DataLoader[FlowPair]:
+        """Return the held-out pairs."""
+        return self._loader(self.val_pairs, _VAL)
+
+    def _loader(self, pairs: int, split: int) -> DataLoader[FlowPair]:
+        rank, ranks = 0, 1
+        if self.trainer is not None:
+            rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if self.batch_size % ranks:
+            raise ValueError(
+                f"batch_size: expected a multiple of {ranks} devices, found {self.batch_size}"
+            )
+        return DataLoader(
+            FlowPairs(self.settings, pairs, self.max_offset, (self.seed, split)),
+            batch_size=self.batch_size // ranks,
+            sampler=EpochShares(pairs, self.batch_size, rank, ranks, moves=split == _TRAIN),
+            num_workers=self.num_workers,
+            worker_init_fn=_one_thread,
+            persistent_workers=self.num_workers > 0,
+        )
