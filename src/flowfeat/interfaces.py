@@ -150,8 +150,9 @@ class TemporalModule(nn.Module, ABC):
     """
 
     delay: int = 0  # outputs belong to time t - delay
-    channels: tuple[int, ...]
+    channels: tuple[int, ...]  # of the features that the head receives
     strides: tuple[int, ...]
+    key_frames: "KeyFrameScheduler | None" = None  # None: the method knows no key frames
 
     @abstractmethod
     def step(self, frames: Tensor, starts: Tensor, state: Any | None) -> tuple[Output | None, Any]:
@@ -187,6 +188,31 @@ class TemporalModule(nn.Module, ABC):
             Output with a leading axis of B * S, entry ``b * S + s`` for target s of clip b.
         """
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Name the trainable parts ("features", "flow", ...) for learning rates and freezing."""
+        return dict(self.named_children())
+
+    def copying(self) -> "TemporalModule | None":
+        """Return this method with zero flow and unit scale, sharing weights, if it has a flow."""
+        return None
+
+    def motion(self, current: Tensor, key: Tensor) -> Tensor | None:
+        """Return the displacement (B, 2, h, w) current -> key, for pictures, if any."""
+        return None
+
+    def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:
+        """Run explicit (key, target) pairs of one clip, as the paper evaluates (section 5.2).
+
+        Args:
+            clip: (B, T, 3, H, W).
+            keys: (B, S) steps to propagate from, each at or before its target.
+            targets: (B, S) steps.
+
+        Raises:
+            ValueError: A method without key frames.
+        """
+        raise ValueError(f"{type(self).__name__} has no key frames, so no (key, current) pairs")
+
     if TYPE_CHECKING:
 
         def __call__(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output: ...
@@ -205,7 +231,7 @@ class TaskHead(nn.Module, ABC):
 
     @abstractmethod
     def postprocess(self, raw: Any, sizes: Tensor) -> Any:
-        """Turn raw predictions into final ones; sizes (B, 2) holds each picture's height and width."""
+        """Turn raw predictions into final ones; sizes (B, 2): height and width of each picture."""
 
     @abstractmethod
     def loss(self, raw: Any, labels: Any) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-PARTS = ("decode", "preprocess", "N_feat", "F", "W", "N_task", "post")
-"""The names in use; N_task are the head's convolutions, post is the rest of it."""
+PARTS = ("decode", "preprocess", "N_feat", "F", "W", "tail", "N_task", "post")
+"""The names in use. What Eq. 5 calls N_task is the feature network's tail (if the split point
+moved), the head's convolutions (N_task) and the rest of the head (post)."""
 
 
 class Meter(Protocol):

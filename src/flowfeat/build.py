@@ -1,0 +1,76 @@
+"""Config -> objects: what is known only from another part flows between the parts here."""
+
+import inspect
+from typing import Any
+
+from omegaconf import DictConfig
+
+from flowfeat.interfaces import FeatureNetwork, FlowNetwork, TaskHead, TemporalModule
+from flowfeat.tasks.video_task import VideoTask
+from flowfeat.trust import build
+
+
+def build_data(config: DictConfig) -> Any:
+    """Build the data module; the method's clip sampler goes into it.
+
+    Returns:
+        A LightningDataModule that is a flowfeat.interfaces.VideoData.
+    """
+    trust = config.trust
+    return build(config.data, clip=build(config.clip, trust=trust), seed=config.seed, trust=trust)
+
+
+def build_features(config: DictConfig) -> FeatureNetwork:
+    """Build N_feat."""
+    features: FeatureNetwork = build(config.features, trust=config.trust)
+    return features
+
+
+def build_flow(config: DictConfig, features: FeatureNetwork) -> FlowNetwork | None:
+    """Build F for the trunk that it serves; None for `flow=none`."""
+    if not config.flow:
+        return None
+    flow: FlowNetwork = build(
+        config.flow,
+        trust=config.trust,
+        channels=features.trunk_channels,
+        strides=features.trunk_strides,
+    )
+    return flow
+
+
+def build_temporal(config: DictConfig) -> TemporalModule:
+    """Build the method with the parts that it asks for by name.
+
+    Raises:
+        ValueError: A part that the method needs and the config lacks, or the other way round.
+    """
+    factory = build(config.temporal, trust=config.trust)
+    features = build_features(config)
+    offered = {
+        "features": features,
+        "flow": build_flow(config, features),
+        "key_frames": build(config.key_frames, trust=config.trust),
+    }
+    wanted = inspect.signature(factory).parameters
+    if offered["flow"] is None and "flow" in wanted:
+        raise ValueError(f"flow=none: method {config.method} needs a flow network")
+    if offered["flow"] is not None and "flow" not in wanted:
+        raise ValueError(f"flow: method {config.method} uses no flow network, expected flow=none")
+    module: TemporalModule = factory(**{k: v for k, v in offered.items() if k in wanted})
+    return module
+
+
+def build_task(config: DictConfig, classes: tuple[str, ...]) -> VideoTask:
+    """Build the LightningModule of a composed config for the data's classes."""
+    temporal = build_temporal(config)
+    head: TaskHead = build(config.head, trust=config.trust)(
+        channels=temporal.channels, strides=temporal.strides, num_classes=len(classes)
+    )
+    task: VideoTask = build(config.module, trust=config.trust)(
+        temporal=temporal,
+        head=head,
+        classes=classes,
+        optimization=build(config.optim, trust=config.trust),
+    )
+    return task

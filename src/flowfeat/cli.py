@@ -1,0 +1,124 @@
+"""What the console scripts share: compose with Hydra, and end bad input in one clear line."""
+
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+USER_ERRORS = (ValueError, OSError, InstantiationException, OmegaConfBaseException)
+
+
+class UsageError(ValueError):
+    """Bad input; the message is the one line that the user reads."""
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose configs/config.yaml with Hydra overrides.
+
+    Raises:
+        UsageError: An unknown key or choice, with what could have been chosen.
+    """
+    try:
+        return _compose(overrides)
+    except MissingConfigException as error:
+        raise UsageError(_unknown_choice(error)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_unknown_key(str(error), overrides)) from None
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    missing = error.missing_cfg_file
+    name = missing if isinstance(missing, str) else missing[0] if missing else "config"
+    group, _, choice = name.rpartition("/")
+    options = ", ".join(error.options or [])
+    return f"{group}={choice}: unknown choice, expected one of {options}"
+
+
+def _unknown_key(message: str, overrides: Sequence[str]) -> str:
+    """Turn Hydra's message about an override into a line that names the keys that exist."""
+    found = re.search(r"override '([^'=]+)", message) or re.search(r"full_key: (\S+)", message)
+    if not found:
+        return " ".join(message.split())
+    key = found.group(1).lstrip("+~")
+    kept = [o for o in overrides if o.lstrip("+~").split("=")[0] != key]
+    try:
+        node = _compose(kept)
+    except HydraException:
+        return " ".join(message.split())
+    parent = key.rpartition(".")[0]
+    while parent and OmegaConf.select(node, parent) is None:
+        parent = parent.rpartition(".")[0]
+    inside = OmegaConf.select(node, parent) if parent else node
+    names = ", ".join(sorted(str(k) for k in inside if not str(k).startswith("_")))
+    return f"{key}: unknown key, expected one of {parent + ': ' if parent else ''}{names}"
+
+
+def one_line(error: BaseException) -> str:
+    """Say what went wrong in one line, without the layers that Hydra puts around it."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"{error.filename or 'run folder'}: no space left on the device"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def fail(error: BaseException, folder: Path | None = None) -> None:
+    """Print the one line, keep the traceback in the run folder, and leave with status 2."""
+    if os.environ.get("FLOWFEAT_TRACEBACK"):
+        traceback.print_exception(error)
+    sys.stderr.write(f"flowfeat: error: {one_line(error)}\n")
+    if folder is not None and os.access(folder, os.W_OK):
+        with suppress(OSError):  # a full disk may be what is being reported
+            (folder / "error.log").write_text("".join(traceback.format_exception(error)))
+    raise SystemExit(2)
+
+
+def run(function: Callable[[DictConfig, Path], None]) -> None:
+    """Run an entry point on the config that the command line composes, in its run folder.
+
+    User errors (bad values, files, keys, choices) end in one line and status 2; the traceback goes
+    to `error.log` in the run folder, or to the terminal when FLOWFEAT_TRACEBACK is set.
+    """
+    arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
+    try:
+        if not {"--help", "-h", "--version", "--hydra-help"} & set(sys.argv):
+            _require_writable(compose_config(arguments))
+    except (UsageError, *USER_ERRORS) as error:
+        fail(error)
+
+    def guarded(config: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        try:
+            function(config, folder)
+        except USER_ERRORS as error:
+            fail(error, folder)
+
+    hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(guarded)()
+
+
+def _require_writable(config: DictConfig) -> None:
+    root = Path(config.run_root).resolve()
+    existing = next(p for p in (root, *root.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"run_root={config.run_root}: {existing} is not a writable folder")

@@ -1,0 +1,109 @@
+"""Video object detection: boxes and classes for every frame, scored by the VID protocol."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowfeat.drawing import draw_detections
+from flowfeat.heads.rfcn import DetectionLabels
+from flowfeat.interfaces import DetectionBatch, Detections, TaskHead, TemporalModule
+from flowfeat.metrics.detection_ap import VIDAveragePrecision
+from flowfeat.optimization import Optimization
+from flowfeat.tasks.preview import Preview
+from flowfeat.tasks.video_task import VideoTask
+
+
+class FrameTruth(NamedTuple):
+    """Labelled objects of one picture, in network pixels, and the way back to its own."""
+
+    boxes: Tensor  # (N, 4)
+    labels: Tensor  # (N,)
+    scale: Tensor  # (4,), network pixels per original pixel: sx, sy, sx, sy
+
+
+class DetectionTask(VideoTask):
+    """Trains any temporal module with a detection head.
+
+    Reports ``mAP`` (ImageNet VID protocol, with its looser threshold for small boxes) and ``AP50``
+    (IoU 0.5 for all), both over all frames and in pixels of the original pictures.
+    """
+
+    monitor = "mAP"
+
+    def __init__(
+        self,
+        temporal: TemporalModule,
+        head: TaskHead,
+        classes: tuple[str, ...],
+        optimization: Optimization,
+    ) -> None:
+        super().__init__(temporal, head, classes, optimization)
+        self.metrics = nn.ModuleDict(
+            {
+                "mAP": VIDAveragePrecision(len(classes), threshold="vid"),
+                "AP50": VIDAveragePrecision(len(classes), threshold="plain"),
+            }
+        )
+
+    def labels(self, batch: DetectionBatch) -> DetectionLabels:
+        targets = batch["targets"].shape[1]
+        # Targets of one clip draw their anchors and RoIs apart.
+        seeds = batch["seeds"][:, None] + torch.arange(targets, device=batch["seeds"].device)
+        return DetectionLabels(
+            batch["boxes"],
+            batch["labels"],
+            batch["sizes"].repeat_interleave(targets, dim=0),
+            seeds.flatten(),
+        )
+
+    def truth(self, batch: DetectionBatch, step: int) -> list[FrameTruth | None]:
+        truths: list[FrameTruth | None] = []
+        targets = batch["targets"].tolist()
+        for b, steps in enumerate(targets):
+            if step not in steps:
+                truths.append(None)
+                continue
+            row = b * len(steps) + steps.index(step)
+            scale = batch["scales"][b].repeat(2)
+            truths.append(FrameTruth(batch["boxes"][row], batch["labels"][row], scale))
+        return truths
+
+    def score(self, predictions: list[Detections], truth: list[FrameTruth | None]) -> None:
+        for found, expected in zip(predictions, truth, strict=True):
+            if expected is None:
+                continue
+            scale = expected.scale.to(found.boxes)
+            original = Detections(found.boxes / scale, found.scores, found.labels)
+            for metric in self._each_metric():
+                metric.update([original], [expected.boxes / scale], [expected.labels])
+
+    @torch.no_grad()
+    def preview(self, batch: DetectionBatch) -> Preview:
+        """Show what happens between the first frame of a clip and its last target."""
+        clip, target = batch["frames"][:1], int(batch["targets"][0, -1])
+        is_key = torch.zeros(clip.shape[:2], dtype=torch.bool)
+        is_key[:, 0] = True
+        output = self.temporal(clip, is_key, batch["targets"][:1, -1:])
+        raw = self.head(output.features, output.frames)
+        found: Detections = self.head.postprocess(raw, batch["sizes"][:1])[0]
+        truth = self.truth(batch, target)[0]
+        key, current = clip[0, 0], clip[0, target]
+        displacement = self.temporal.motion(current[None], key[None])
+        picture = (current * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+        empty = Detections(current.new_zeros(0, 4), current.new_zeros(0), found.labels[:0])
+        return Preview(
+            key=key,
+            current=current,
+            displacement=None if displacement is None else displacement[0],
+            predicted=draw_detections(picture, found, self.classes),
+            truth=draw_detections(
+                picture, empty, self.classes, truth=None if truth is None else truth.boxes
+            ),
+            caption=f"{batch['snippets'][0]}: frame {int(batch['indices'][0, target])} "
+            f"from {int(batch['indices'][0, 0])}",
+        )
+
+    def render(self, picture: Any, predictions: Detections, is_key: bool) -> Any:
+        """Draw predictions, in pixels of the picture (H, W, 3), for `predict`."""
+        return draw_detections(picture, predictions, self.classes, key=is_key)

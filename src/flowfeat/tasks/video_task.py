@@ -1,0 +1,122 @@
+"""What every task shares: a temporal module and a head, trained on clips, evaluated on streams."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from flowfeat.interfaces import Output, TaskHead, TemporalModule, VideoBatch
+from flowfeat.metering import part
+from flowfeat.optimization import Optimization, freeze
+from flowfeat.streaming import Result, Stream, steps_of
+
+
+class VideoTask(pl.LightningModule, ABC):
+    """Composes a temporal module with a head; knows neither the method nor the dataset.
+
+    Training takes clips whose key frames are forced; validation and test stream whole videos in
+    order, which must come in chunks of one video after another.
+    """
+
+    metrics: nn.ModuleDict  # name in the report -> Metric
+    monitor: str  # the metric that chooses best.ckpt
+    monitor_mode = "max"
+
+    def __init__(
+        self,
+        temporal: TemporalModule,
+        head: TaskHead,
+        classes: tuple[str, ...],
+        optimization: Optimization,
+    ) -> None:
+        super().__init__()
+        self.temporal = temporal
+        self.head = head
+        self.classes = classes
+        self.optimization = optimization
+        freeze(self.parts(), optimization.factors)
+        self._stream: Stream[Any] | None = None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Trainable parts by name: those of the method, and the head."""
+        return {**self.temporal.parts(), "head": self.head}
+
+    @abstractmethod
+    def labels(self, batch: Any) -> Any:
+        """Return what the head's loss needs, one entry per target step."""
+
+    @abstractmethod
+    def truth(self, batch: Any, step: int) -> Any:
+        """Return the truth of one step of a stream, to be scored by ``score``."""
+
+    @abstractmethod
+    def score(self, predictions: Any, truth: Any) -> None:
+        """Update the metrics with one step's predictions."""
+
+    def losses(self, output: Output, batch: Any) -> dict[str, Tensor]:
+        """Return the named losses of one batch's target steps."""
+        raw = self.head(output.features, output.frames)
+        return self.head.loss(raw, self.labels(batch))
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        video: VideoBatch = batch
+        is_key = self.temporal.training_keys(video["indices"])
+        output = self.temporal(video["frames"], is_key, video["targets"])
+        losses = self.losses(output, batch)
+        total: Tensor = sum(losses.values())  # type: ignore[assignment]  # never empty
+        batch_size = len(video["frames"])
+        for name, value in losses.items():
+            self.log(f"loss_{name}", value.detach(), batch_size=batch_size)
+        self.log("loss", total.detach(), prog_bar=True, batch_size=batch_size)
+        return total
+
+    def stream(self) -> Stream[Any]:
+        """Begin a pass over videos."""
+        return Stream(self.temporal, self.head)
+
+    def on_validation_epoch_start(self) -> None:
+        self._stream = self.stream()
+        self.reset_metrics()
+
+    def validation_step(self, batch: Any, batch_index: int) -> None:
+        if self._stream is None:
+            raise RuntimeError("validation_step outside a validation epoch")
+        video: VideoBatch = batch
+        for t, frames, starts in steps_of(video["frames"], video["starts"]):
+            results = self._stream.push(frames, starts, video["sizes"], self.truth(batch, t))
+            self._score_all(results)
+
+    def on_validation_epoch_end(self) -> None:
+        if self._stream is not None:
+            self._score_all(self._stream.finish())
+            self._stream = None
+        for name, value in self.computed_metrics().items():
+            self.log(name, value, prog_bar=name == self.monitor, sync_dist=False)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def computed_metrics(self) -> dict[str, Tensor]:
+        """Return every metric's value over all ranks, by its name in the report."""
+        return {name: metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
+
+    def reset_metrics(self) -> None:
+        """Forget what was scored."""
+        for metric in self._each_metric():
+            metric.reset()
+
+    def _score_all(self, results: list[Result[Any]]) -> None:
+        for result in results:
+            with part("score"):
+                self.score(result.predictions, result.tag)
+
+    def _each_metric(self) -> list[Metric]:
+        return list(self.metrics.values())  # type: ignore[arg-type]  # ModuleDict of Metrics
+
+    def configure_optimizers(self) -> Any:
+        total = int(self.trainer.estimated_stepping_batches)
+        optimizer, scheduler = self.optimization.configure(self.parts(), total)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]

@@ -1,0 +1,141 @@
+"""`flowfeat-train`: warm up, train, evaluate, report; everything in one run folder."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import CSVLogger, Logger
+
+from flowfeat import cli
+from flowfeat.build import build_data, build_task
+from flowfeat.checkpoint import Provenance, read_checkpoint
+from flowfeat.evaluation import evaluate
+from flowfeat.report import peak_memory_gb, print_table, write_results
+from flowfeat.tasks.video_task import VideoTask
+from flowfeat.trust import build
+
+log = logging.getLogger(__name__)
+
+
+def train(config: DictConfig, folder: Path) -> dict[str, float]:
+    """Run one training as composed and return its report.
+
+    Args:
+        config: The composed config.
+        folder: The run folder; gets the config, checkpoints, `metrics.csv`, `results.json`, pictures.
+    """
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
+    log.info(f"run folder: {folder}")
+    data = build_data(config)
+    data.prepare_data()  # also tells the classes; writes the embedded data once
+    task = build_task(config, data.classes)
+    callbacks: list[Callback] = [
+        *build_callbacks(config, folder).values(),
+        Provenance(config, data.classes),
+    ]
+    trainer = build_trainer(config, folder, callbacks, loggers=build_loggers(config, folder))
+    begin = time.perf_counter()
+    if config.warmup and config.resume is None:
+        warm_up(config, task, folder)
+    if config.resume is not None:
+        read_checkpoint(config.resume, tuple(config.trust))  # one line when it is not one of ours
+    trainer.fit(task, datamodule=data, ckpt_path=config.resume, weights_only=True)
+    seconds = time.perf_counter() - begin
+    results = evaluate(trainer, task, data, **evaluation_arguments(config))
+    results |= {"train_seconds": seconds, "peak_memory_gb": peak_memory_gb()}
+    if trainer.is_global_zero:
+        finish(results, config, folder, trainer)
+    return results
+
+
+def warm_up(config: DictConfig, task: VideoTask, folder: Path) -> None:
+    """Train the flow network for a few steps on synthetic pairs whose true flow is known."""
+    flow = task.parts()["flow"]
+    module = build(config.warmup.module, trust=config.trust)(flow=flow)
+    data = build(config.warmup.data, seed=config.seed, trust=config.trust)
+    bars = [c for n, c in build_callbacks(config, folder).items() if n == "progress"]
+    trainer = build_trainer(
+        config, folder, bars, loggers=[], **OmegaConf.to_container(config.warmup.trainer)
+    )
+    log.info(f"warming up the flow network on {config.warmup.trainer.max_steps} synthetic batches")
+    trainer.fit(module, datamodule=data)
+    if trainer.is_global_zero:
+        error = {k: float(trainer.callback_metrics[k]) for k in ("EPE", "EPE_zero")}
+        log.info(f"flow EPE {error['EPE']:.2f} px (zero flow {error['EPE_zero']:.2f} px)")
+
+
+def build_callbacks(config: DictConfig, folder: Path) -> dict[str, Callback]:
+    """Build the callbacks of a config by name; those that write get the run folder."""
+    return {
+        name: build(node, trust=config.trust)
+        for name, node in config.callbacks.items()
+        if node is not None
+    }
+
+
+def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
+    """Build `metrics.csv` and the logger of the config, if any."""
+    loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
+    if config.logger:
+        loggers.append(build(config.logger, folder=folder, config=config, trust=config.trust))
+    return loggers
+
+
+def build_trainer(
+    config: DictConfig,
+    folder: Path,
+    callbacks: list[Callback],
+    loggers: list[Logger],
+    **changes: Any,
+) -> pl.Trainer:
+    """Build the trainer of a config, writing into the run folder.
+
+    Samplers are ours (seeded by epoch and sample, split by rank), so Lightning must not wrap them.
+    """
+    trainer: pl.Trainer = build(config.trainer, trust=config.trust)(
+        default_root_dir=folder,
+        callbacks=callbacks,
+        logger=loggers or False,
+        use_distributed_sampler=False,
+        **changes,
+    )
+    return trainer
+
+
+def evaluation_arguments(config: DictConfig) -> dict[str, Any]:
+    """Return the arguments of ``evaluate`` that the config's `evaluation` group holds."""
+    arguments = OmegaConf.to_container(config.evaluation, resolve=True)
+    if not isinstance(arguments, dict):
+        raise ValueError(f"evaluation: expected a mapping, found {arguments!r}")
+    return {str(name): value for name, value in arguments.items()}
+
+
+def finish(
+    results: dict[str, float], config: DictConfig, folder: Path, trainer: pl.Trainer
+) -> None:
+    """Save, log and print the report."""
+    path = write_results(results, folder)
+    for logger in trainer.loggers:
+        logger.log_metrics(results, step=trainer.global_step)
+        logger.save()
+    print_table(results, f"{config.task} / {config.method}")
+    log.info(f"report: {path}")
+
+
+def run(config: DictConfig, folder: Path) -> None:
+    """Train; on several ranks, leave together."""
+    train(config, folder)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def main() -> None:
+    """Entry point of `flowfeat-train`."""
+    cli.run(run)
