@@ -1,0 +1,207 @@
+"""N_feat from any timm backbone: chosen levels at a chosen stride, then the 3x3 reduction."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal, Self
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from flowfeat.features.batch_norm import Norm, batch_norms, convert_norm
+from flowfeat.features.reduction import Reduction, automatic_width
+from flowfeat.features.timm_plan import Plan, plan_backbone, run_backbone
+from flowfeat.interfaces import FeatureNetwork, Features
+
+
+class TimmFeatures(FeatureNetwork):
+    """N_feat of section 4: a timm backbone, its stride lowered by dilation, and the reduction.
+
+    The defaults are the paper's (ResNet-50, stride 16, 1024 channels, dilation 6). ``levels`` count
+    among the backbone's levels whose stride is at most ``stride``. Where the architecture can,
+    later stages are dilated, so that -1 is its last stage; where it cannot (Swin, MaxViT,
+    DenseNet, ...), -1 is the last level that has this stride by itself. ``strides`` says what came
+    out: a ViT with patches of 14 pixels has 14.
+
+    Any H and W work. Backbones whose maps are not ceil(H / stride) by themselves, or that ask for
+    whole windows, see the frame padded right and bottom (with the mean colour), and the maps are
+    cropped.
+
+    Args:
+        model: Name of a timm model.
+        levels: Levels to publish, in this order; negative ones count from the coarsest.
+        stride: The coarsest stride allowed.
+        reduce_to: Channels after the 3x3 reduction of every level, ``auto`` for
+            :func:`automatic_width`, None for the raw levels.
+        dilation: Dilation of the reduction.
+        pretrained: Fetch timm's weights.
+        checkpoint_path: Read the backbone's weights from this file instead (timm's key names).
+        norm: What becomes of BatchNorm; see :func:`convert_norm`. The paper's ``frozen`` wants
+            pretrained weights; ``group`` is the choice for training from scratch on small batches.
+        frozen_affine: Freeze scale and shift of frozen BatchNorm too.
+        frozen_stages: The stem and this many stages (levels at stride 4 or more) get no gradient
+            and stay in eval mode; 1 is what the released code freezes of a ResNet.
+        dilate_first_block: Also dilate the first block of a dilated stage (ResNets only).
+        **arguments: Passed to ``timm.create_model``.
+
+    Raises:
+        ValueError: No such model, level, norm or stage; a stride finer than the backbone's first.
+        FileNotFoundError: Weights that cannot be had.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: str = "resnet50",
+        levels: Sequence[int] = (-1,),
+        stride: int = 16,
+        reduce_to: int | Literal["auto"] | None = "auto",
+        dilation: int = 6,
+        pretrained: bool = False,
+        checkpoint_path: str | None = None,
+        norm: Norm = "frozen",
+        frozen_affine: bool = False,
+        frozen_stages: int = 0,
+        dilate_first_block: bool = False,
+        **arguments: Any,
+    ) -> None:
+        super().__init__()
+        plan = plan_backbone(model, tuple(int(level) for level in levels), int(stride), arguments)
+        backbone = _build(model, plan, pretrained, checkpoint_path)
+        if dilate_first_block:
+            _dilate_first_blocks(backbone)
+        config = timm.get_pretrained_cfg(model)
+        mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.norm = norm
+        self.backbone = convert_norm(backbone, norm, frozen_affine)
+        self.multiple = plan.multiple
+        self.strides = plan.strides
+        self.channels = plan.channels
+        self.reductions = nn.ModuleList()
+        if reduce_to is not None:
+            self.channels = _widths(plan, reduce_to)
+            pairs = zip(plan.channels, self.channels, strict=True)
+            self.reductions.extend(Reduction(inner, outer, dilation) for inner, outer in pairs)
+        self._still = _freeze(self.backbone, plan.stages, frozen_stages)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen stages and frozen statistics stay in eval mode."""
+        super().train(mode)
+        frozen = batch_norms(self.backbone) if self.norm == "frozen" else []
+        for module in (*self._still, *frozen):
+            module.eval()
+        return self
+
+    def trunk(self, frames: Tensor) -> Features:
+        """Compute the reduced levels of frames (B, 3, H, W)."""
+        normalised = (frames - self.mean) / self.std
+        levels = run_backbone(self.backbone, normalised, self.strides, self.multiple)
+        if not self.reductions:
+            return tuple(levels)
+        pairs = zip(self.reductions, levels, strict=True)
+        return tuple(reduction(level) for reduction, level in pairs)
+
+
+def _widths(plan: Plan, reduce_to: int | str) -> tuple[int, ...]:
+    if reduce_to == "auto":
+        pairs = zip(plan.channels, plan.macs_per_cell, strict=True)
+        return tuple(automatic_width(channels, macs) for channels, macs in pairs)
+    if not isinstance(reduce_to, int) or reduce_to < 1:
+        raise ValueError(f"features.reduce_to={reduce_to!r}: expected 'auto', null or a width >= 1")
+    return (reduce_to,) * len(plan.channels)
+
+
+def _build(model: str, plan: Plan, pretrained: bool, checkpoint_path: str | None) -> nn.Module:
+    if checkpoint_path is not None:
+        # timm's own path would look for the keys of the cut network; this one knows its filters.
+        weights = _read_weights(Path(checkpoint_path))
+        overlay = {"state_dict": weights, "custom_load": False}
+        try:
+            return timm.create_model(
+                model, pretrained=True, pretrained_cfg_overlay=overlay, **plan.arguments
+            )
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{checkpoint_path}: not the weights of {model} ({reason})") from error
+    if not pretrained:
+        return timm.create_model(model, **plan.arguments)
+    try:
+        return timm.create_model(model, pretrained=True, **plan.arguments)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise FileNotFoundError(
+            f"the weights of {model} could not be fetched ({type(error).__name__}: {reason}); use "
+            "features.pretrained=false or features.checkpoint_path=<file>"
+        ) from error
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, also one under ``state_dict`` or ``model``, without running any code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"features.checkpoint_path={path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError) as error:
+        raise ValueError(f"{path}: expected a file of weights ({type(error).__name__})") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    return content
+
+
+def _dilate_first_blocks(backbone: nn.Module) -> None:
+    """Give the 3x3 convolutions of each stage's first block the dilation of the later ones."""
+    # The paper dilates all 3x3 convolutions of conv5; by default timm leaves out the first, because
+    # its ResNets stride there, and not in the 1x1 before it: what follows the removed stride is
+    # dilated in both, and timm's way keeps the values that the weights were trained for.
+    changed = False
+    for stage in backbone.children():
+        if not isinstance(stage, nn.Sequential) or len(stage) < 2:
+            continue
+        first, last = (
+            [m for m in block.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+            for block in (stage[0], stage[-1])
+        )
+        wanted = max((conv.dilation for conv in last), default=(1, 1))
+        for conv in first:
+            if conv.stride == (1, 1) and conv.dilation < wanted:
+                conv.dilation = conv.padding = wanted
+                changed = True
+    if not changed:
+        raise ValueError("dilate_first_block=true: expected a ResNet with a dilated stage")
+
+
+def _freeze(backbone: nn.Module, stages: tuple[str, ...], count: int) -> list[nn.Module]:
+    """Take the gradient from everything up to stage ``count``; return what stays in eval mode.
+
+    timm's networks register their modules in the order in which they run.
+    """
+    if not 0 <= count <= len(stages):
+        raise ValueError(f"features.frozen_stages={count}: expected 0 .. {len(stages)}")
+    if count == 0:
+        return []
+    wanted = stages[count - 1].replace(".", "_")
+    named = list(backbone.named_modules())
+    flat = [name.removeprefix("model.").replace(".", "_") for name, _ in named]
+    inside = [i for i, n in enumerate(flat) if n == wanted or n.startswith(f"{wanted}_")]
+    if not inside:
+        raise ValueError(
+            f"features.frozen_stages={count}: found no module {stages[count - 1]} in the backbone"
+        )
+    before = [module for _, module in named[: inside[-1] + 1]]
+    for module in before:
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
+    return [m for m in before if not any(p.requires_grad for p in m.parameters())]
