@@ -1,0 +1,108 @@
+"""Position-sensitive RoI pooling and voting (R-FCN), exact, by integral images.
+
+The same averages as ``torchvision.ops.ps_roi_pool`` followed by a mean over the bins, with two
+differences. Channels are bin-major (``bin * C + c``; there ``c * k * k + bin``), so that one bin of
+a RoI reads contiguous rows. And torchvision clips bins to ``height - 1`` and ``width - 1``, which
+keeps the last row and column of the map out of every bin; here, as in R-FCN, they count.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Corners = Literal["cells", "pixels"]
+
+
+def bin_edges(
+    first: Tensor, last: Tensor, k: int, stride: int, extent: int, corners: Corners
+) -> tuple[Tensor, Tensor]:
+    """Return the first cell and the end cell (exclusive) of each of k bins along one axis.
+
+    Bin j of a RoI of n cells spans floor(j n / k) .. ceil((j + 1) n / k) (R-FCN, Eq. 1), at least
+    one cell, inside the map.
+
+    Args:
+        first: (R,) start of the RoIs in network pixels.
+        last: (R,) end of the RoIs (exclusive) in network pixels.
+        k: Bins per axis.
+        stride: Network pixels per cell.
+        extent: Cells of the map along this axis.
+        corners: ``cells`` rounds the corners to whole cells (R-FCN's formula, torchvision);
+            ``pixels`` to whole network pixels (R-FCN's released code): fractions of cells stay.
+    """
+    j = torch.arange(k, device=first.device)
+    if corners == "cells":
+        start = torch.floor(first / stride + 0.5).long().clamp(0, extent - 1)[:, None]
+        end = torch.floor(last / stride + 0.5).long()[:, None]
+        size = (end - start).clamp_min(1)
+        low = start + (j * size).div(k, rounding_mode="floor")
+        high = start + ((j + 1) * size + k - 1).div(k, rounding_mode="floor")
+    else:
+        begin = (torch.floor(first + 0.5) / stride)[:, None]
+        step = ((torch.floor(last + 0.5) / stride)[:, None] - begin).clamp_min(0.1) / k
+        slack = 1e-3  # an edge that rounding put just beyond a cell must not claim that cell
+        low = torch.floor(begin + j * step + slack).long()
+        high = torch.ceil(begin + (j + 1) * step - slack).long()
+    low = low.clamp(0, extent - 1)
+    return low, torch.maximum(high.clamp_max(extent), low + 1)
+
+
+def integral_image(maps: Tensor) -> Tensor:
+    """Sum maps (B, C, h, w) over all cells above and left: (B, h + 1, w + 1, C), 0 at the edge."""
+    # Differences of large sums: float64 keeps them exact to about 1e-12 (MPS has no float64).
+    dtype = torch.float32 if maps.device.type == "mps" else torch.float64
+    batch, channels, height, width = maps.shape
+    # In place, because at full size the allocation of each copy costs as much as the sums.
+    sums = maps.new_zeros(batch, height + 1, width + 1, channels, dtype=dtype)
+    sums[:, 1:, 1:] = maps.permute(0, 2, 3, 1)
+    return sums.cumsum_(1).cumsum_(2)
+
+
+def position_sensitive_vote(
+    maps: Tensor,
+    rois: Tensor,
+    owners: Tensor,
+    k: int,
+    stride: int,
+    corners: Corners = "cells",
+) -> Tensor:
+    """Pool every RoI position-sensitively and average its k x k bins.
+
+    Args:
+        maps: (B, k * k * C, h, w); channel ``(row * k + column) * C + c`` is bin's and class c's.
+        rois: (R, 4) xyxy, half-open, network pixels.
+        owners: (R,) i64, the picture of each RoI, 0 .. B - 1.
+        k: Bins per axis.
+        stride: Network pixels per cell.
+        corners: See ``bin_edges``.
+
+    Returns:
+        Votes (R, C), float32 at least, differentiable in the maps.
+    """
+    _, channels, height, width = maps.shape
+    if channels % (k * k):
+        raise ValueError(f"maps have {channels} channels, expected a multiple of k * k = {k * k}")
+    rois = rois.detach().float()
+    x0, x1 = bin_edges(rois[:, 0], rois[:, 2], k, stride, width, corners)  # (R, k)
+    y0, y1 = bin_edges(rois[:, 1], rois[:, 3], k, stride, height, corners)
+    area = (y1 - y0)[:, :, None] * (x1 - x0)[:, None, :]  # (R, k, k)
+    sums = integral_image(maps)
+    weight = area.to(sums.dtype).mul(k * k).reciprocal()
+
+    row = owners[:, None] * (height + 1)
+    bins = torch.arange(k * k, device=maps.device).view(k, k)
+
+    def address(y: Tensor, x: Tensor) -> Tensor:
+        cell = (row + y)[:, :, None] * (width + 1) + x[:, None, :]
+        return (cell * (k * k) + bins).flatten(1)
+
+    rows = torch.cat((address(y1, x1), address(y0, x0), address(y0, x1), address(y1, x0)), 1)
+    plus = weight.flatten(1)
+    signed = torch.cat((plus, plus, -plus, -plus), 1)  # (R, 4 k^2)
+    # Every vote is one weighted sum of 4 k^2 rows of the integral image.
+    corner_sums = F.embedding(rows, sums.view(-1, channels // (k * k)))  # (R, 4 k^2, C)
+    with torch.autocast(maps.device.type, enabled=False):
+        votes = torch.bmm(signed[:, None], corner_sums)
+    return votes[:, 0].to(torch.promote_types(maps.dtype, torch.float32))

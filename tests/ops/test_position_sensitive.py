@@ -1,0 +1,90 @@
+"""Position-sensitive votes against a loop, torchvision, and finite differences."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import ps_roi_pool
+
+from flowfeat.ops.position_sensitive import position_sensitive_vote
+
+
+def random_rois(count: int, height: int, width: int) -> torch.Tensor:
+    corners = torch.rand(count, 2, 2) * torch.tensor([width, height])
+    low, high = corners.min(1).values, corners.max(1).values
+    low = torch.minimum(low, torch.tensor([width - 9.0, height - 9.0]))
+    return torch.cat((low, torch.maximum(high, low + 1)), 1)
+
+
+def loop(maps: torch.Tensor, roi: list[float], k: int, stride: int) -> list[float]:
+    """R-FCN, Eq. 1: every bin is the mean of its cells, the vote the mean of the bins."""
+    channels, height, width = maps.shape
+    classes = channels // (k * k)
+    x0, y0, x1, y1 = (math.floor(v / stride + 0.5) for v in roi)
+    x0, y0 = min(x0, width - 1), min(y0, height - 1)
+    w, h = max(x1 - x0, 1), max(y1 - y0, 1)
+    votes = [0.0] * classes
+    for i in range(k):
+        for j in range(k):
+            rows = range(y0 + math.floor(i * h / k), min(y0 + math.ceil((i + 1) * h / k), height))
+            columns = range(x0 + math.floor(j * w / k), min(x0 + math.ceil((j + 1) * w / k), width))
+            for c in range(classes):
+                cells = [
+                    maps[(i * k + j) * classes + c, y, x].item() for y in rows for x in columns
+                ]
+                votes[c] += sum(cells) / len(cells) / (k * k)
+    return votes
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_votes_equal_a_loop(k: int) -> None:
+    torch.manual_seed(k)
+    maps = torch.randn(2, k * k * 3, 9, 11)
+    rois = torch.cat((random_rois(12, 72, 88), torch.tensor([[87.0, 71, 88, 72], [0, 0, 88, 72]])))
+    owners = torch.arange(14) % 2
+    votes = position_sensitive_vote(maps, rois, owners, k, 8)
+    expected = [loop(maps[o], roi, k, 8) for o, roi in zip(owners, rois.tolist(), strict=True)]
+    torch.testing.assert_close(votes, torch.tensor(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_votes_equal_torchvision_on_a_map_with_one_more_row_and_column() -> None:
+    """Torchvision never pools the last row and column, so it gets one of each to leave out."""
+    torch.manual_seed(0)
+    k, classes, height, width = 7, 5, 38, 63
+    maps = torch.randn(2, k * k, classes, height, width)
+    rois, owners = random_rois(200, height * 16, width * 16), torch.arange(200) % 2
+    votes = position_sensitive_vote(maps.flatten(1, 2), rois, owners, k, 16)
+    theirs = F.pad(maps.transpose(1, 2).flatten(1, 2), (0, 1, 0, 1))
+    pooled = ps_roi_pool(theirs, torch.cat((owners[:, None].float(), rois), 1), k, 1 / 16)
+    torch.testing.assert_close(votes, pooled.mean((2, 3)), atol=1e-5, rtol=1e-5)
+
+
+def test_pixel_corners_keep_fractions_of_cells() -> None:
+    maps = torch.arange(8.0).expand(1, 1, 8, 8).contiguous()  # each cell holds its column
+    roi, owner = torch.tensor([[12.0, 0, 28, 8]]), torch.tensor([0])
+    # 12 / 8 = 1.5 .. 28 / 8 = 3.5 touches cells 1, 2, 3; rounded to cells it is 2 .. 4: cells 2, 3.
+    assert position_sensitive_vote(maps, roi, owner, 1, 8, "pixels").item() == 2.0
+    assert position_sensitive_vote(maps, roi, owner, 1, 8, "cells").item() == 2.5
+    # Two bins, each one cell wide: their edges are whole cells and claim no neighbour.
+    two = torch.zeros(1, 4, 8, 8)
+    two[:, 0::2, :, 2], two[:, 1::2, :, 3] = 1.0, 1.0
+    whole = torch.tensor([[16.0, 0, 32, 16]])
+    assert position_sensitive_vote(two, whole, owner, 2, 8, "pixels").item() == 1.0
+
+
+@pytest.mark.parametrize("corners", ["cells", "pixels"])
+def test_gradients_are_those_of_finite_differences(corners: str) -> None:
+    torch.manual_seed(1)
+    maps = torch.randn(2, 8, 4, 5, dtype=torch.float64, requires_grad=True)
+    rois, owners = random_rois(4, 32, 40), torch.tensor([0, 1, 1, 0])
+    assert torch.autograd.gradcheck(
+        lambda m: position_sensitive_vote(m, rois, owners, 2, 8, corners), (maps,)
+    )
+
+
+def test_no_rois_and_wrong_channels() -> None:
+    maps, none = torch.zeros(1, 8, 4, 4), torch.zeros(0, 4)
+    assert position_sensitive_vote(maps, none, torch.zeros(0).long(), 2, 8).shape == (0, 2)
+    with pytest.raises(ValueError, match=r"8 channels.*k \* k = 9"):
+        position_sensitive_vote(maps, none, torch.zeros(0).long(), 3, 8)
