@@ -1,6 +1,5 @@
 """Pairs of synthetic frames with their true flow, for a short warm-up of the flow network."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypedDict
 
@@ -10,8 +9,9 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
+from data_modules.sampling import EpochSampler, share
 from data_modules.synthetic.scenes import Scene, SceneSettings
 
 _TRAIN, _VAL = 10, 11  # seeds that no writer of snippets uses
@@ -29,19 +29,33 @@ class FlowPair(TypedDict):
 class FlowPairs(Dataset[FlowPair]):
     """Pairs rendered on the fly: item (epoch, index) depends on (seed, epoch, index) alone.
 
-    The distance i - k is uniform in 0 .. ``max_offset``, in either direction of time.
+    The distance is uniform in 0 .. ``max_offset``, in either direction of time.
+
+    Args:
+        settings: What the scenes look like.
+        pairs: Pairs per epoch.
+        max_offset: Largest distance between the two frames.
+        seed: Two integers that set these pairs apart from others.
+        moves: Whether every epoch has other pairs.
     """
 
     def __init__(
-        self, settings: SceneSettings, pairs: int, max_offset: int, seed: tuple[int, int]
+        self,
+        settings: SceneSettings,
+        pairs: int,
+        max_offset: int,
+        seed: tuple[int, int],
+        moves: bool = True,
     ) -> None:
-        self.settings, self.pairs, self.max_offset, self.seed = settings, pairs, max_offset, seed
+        self.settings, self.pairs, self.max_offset = settings, pairs, max_offset
+        self.seed, self.moves = seed, moves
 
     def __len__(self) -> int:
         return self.pairs
 
     def __getitem__(self, item: tuple[int, int]) -> FlowPair:
-        seed = (*self.seed, *item)
+        epoch, index = item
+        seed = (*self.seed, epoch if self.moves else 0, index)
         rng = np.random.default_rng(seed)
         times = [int(rng.integers(self.settings.length)), 0]
         times[1] = times[0] + int(rng.integers(self.max_offset, endpoint=True))
@@ -61,33 +75,12 @@ def _tensor(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
 
 
-class EpochShares(DistributedSampler[FlowPair]):
-    """Yields (epoch, index): rank r gets share r of every global batch, so N ranks = 1 rank.
-
-    A ``DistributedSampler``, so that Lightning calls ``set_epoch`` and puts no other in its place.
-    """
-
-    def __init__(self, pairs: int, batch: int, rank: int, ranks: int, moves: bool) -> None:
-        super().__init__(range(pairs), num_replicas=ranks, rank=rank, shuffle=False)  # type: ignore[arg-type]
-        self.pairs, self.batch, self.moves = pairs, batch, moves
-
-    def __len__(self) -> int:
-        return self.pairs // self.num_replicas
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        share = self.batch // self.num_replicas
-        epoch = self.epoch if self.moves else 0
-        for start in range(self.rank * share, self.pairs, self.batch):
-            for index in range(start, start + share):
-                yield epoch, index
-
-
 def _one_thread(_: int) -> None:
     cv2.setNumThreads(0)  # OpenCV's own threads do not survive the fork into a worker
 
 
 class SyntheticFlow(pl.LightningDataModule):
-    """Flow pairs without end, from no disk.
+    """Flow pairs from no disk; the trainer must run with ``use_distributed_sampler=False``.
 
     Args:
         size: Height and width in pixels.
@@ -120,7 +113,11 @@ class SyntheticFlow(pl.LightningDataModule):
                 raise ValueError(
                     f"{name}: expected a multiple of batch_size {batch_size}, found {value}"
                 )
-        for name, value in (("max_offset", max_offset), ("seed", seed), ("workers", num_workers)):
+        for name, value in (
+            ("max_offset", max_offset),
+            ("seed", seed),
+            ("num_workers", num_workers),
+        ):
             if value < 0:
                 raise ValueError(f"{name}: expected >= 0, found {value}")
         self.settings = replace(scene or SceneSettings(), size=size)
@@ -140,14 +137,10 @@ class SyntheticFlow(pl.LightningDataModule):
         rank, ranks = 0, 1
         if self.trainer is not None:
             rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        if self.batch_size % ranks:
-            raise ValueError(
-                f"batch_size: expected a multiple of {ranks} devices, found {self.batch_size}"
-            )
         return DataLoader(
-            FlowPairs(self.settings, pairs, self.max_offset, (self.seed, split)),
-            batch_size=self.batch_size // ranks,
-            sampler=EpochShares(pairs, self.batch_size, rank, ranks, moves=split == _TRAIN),
+            FlowPairs(self.settings, pairs, self.max_offset, (self.seed, split), split == _TRAIN),
+            batch_size=share(self.batch_size, ranks),
+            sampler=EpochSampler(lambda _: np.arange(pairs), self.batch_size, rank, ranks),
             num_workers=self.num_workers,
             worker_init_fn=_one_thread,
             persistent_workers=self.num_workers > 0,
