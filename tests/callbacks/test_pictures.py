@@ -99,7 +99,14 @@ def test_offset_picks_the_chunk_that_holds_the_frame(tmp_path: Path) -> None:
     assert saved(tmp_path) == ["validation_0_val-a.png", "validation_1_val-b.png"]
 
 
-def test_every_second_epoch_to_the_logger_and_not_in_the_sanity_check(tmp_path: Path) -> None:
+def test_the_sanity_check_is_not_shown(tmp_path: Path) -> None:
+    task = Task()
+    run = trainer(tmp_path, Pictures(snippets=1), max_epochs=1, num_sanity_val_steps=2)
+    run.fit(task, batches(), batches())
+    assert task.shown == [("val/a", 0)]
+
+
+def test_every_second_epoch_and_to_the_logger(tmp_path: Path) -> None:
     task, logger = Task(), ImageLogger(tmp_path)
     run = trainer(tmp_path, Pictures(every_n_epochs=2, snippets=1), logger, max_epochs=4)
     run.fit(task, batches(), batches())

@@ -28,7 +28,10 @@ def test_directions_have_the_wheel_s_hues(dx: float, dy: float, hue: float) -> N
 def test_saturation_is_the_length_on_the_given_scale() -> None:
     for length in (0.0, 2.0, 4.0, 6.0):
         assert hue_and_saturation(length, 0, 8.0)[1] == pytest.approx(length / 8, abs=0.02)
-    assert hue_and_saturation(80.0, 0, 8.0) == hue_and_saturation(8.0, 0, 8.0)
+    beside = torch.tensor([[4.0, 8.0, 80.0], [0.0, 0.0, 0.0]])[:, None]
+    drawn = flow_picture(beside, largest=8.0)
+    np.testing.assert_array_equal(drawn[:, :2], flow_picture(beside[:, :, :2], largest=8.0))
+    np.testing.assert_array_equal(drawn[:, 2], drawn[:, 1])
 
 
 def test_default_scale_is_the_longest_vector() -> None:

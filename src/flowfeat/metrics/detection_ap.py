@@ -64,8 +64,8 @@ def match_frame(
         return torch.from_numpy(partner)
     iou = box_iou(detections.boxes.double().cpu(), boxes.double().cpu())  # (N, G)
     same = detections.labels.cpu()[:, None] == labels.cpu()
-    # Boxes without area have threshold 0: a detection that does not touch them must not find them.
-    free = (iou >= thresholds.cpu()) & (iou > 0) & same
+    free = (iou >= thresholds.cpu()) & same
+    # 0 stands for "cannot be taken": a box without area, whose threshold is 0, is never found.
     overlap: NDArray[np.float64] = torch.where(free, iou, 0.0).numpy()
     order = torch.sort(detections.scores.cpu(), descending=True, stable=True).indices.numpy()
     for row in order[overlap[order].any(axis=1)]:
