@@ -1,0 +1,95 @@
+"""Augmentation: one albumentations draw for all frames of a clip and the boxes of its targets.
+
+This is the only file that knows albumentations (2.x, no longer maintained), so that it can be
+replaced here.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Augmented(NamedTuple):
+    """A clip after its draw."""
+
+    frames: NDArray[np.uint8]  # (T, H, W, 3)
+    boxes: NDArray[np.float32]  # (M, 4) xyxy, half-open
+    kept: NDArray[np.int64]  # (M,) rows of the given boxes
+
+
+@dataclass
+class Augment:
+    """Random changes of a clip; with all values 0 nothing changes.
+
+    ``flip`` is the probability of mirroring left and right; ``brightness``, ``contrast`` and
+    ``saturation`` are the largest relative changes, ``hue`` the largest turn (0 .. 0.5).
+    """
+
+    flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in self._values().items():
+            most = 0.5 if name == "hue" else 1.0
+            if not 0 <= value <= most:
+                raise ValueError(f"data.augment.{name}={value}: expected 0 .. {most}")
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, float] | None) -> "Augment":
+        """Build from a config's mapping; ValueError names the choices for an unknown key."""
+        known = [field.name for field in fields(cls)]
+        for name in options or {}:
+            if name not in known:
+                raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
+        return cls(**dict(options or {}))
+
+    def __call__(
+        self, frames: NDArray[np.uint8], boxes: NDArray[np.float32], seed: int
+    ) -> Augmented:
+        """Change frames (T, H, W, 3) and boxes (N, 4) alike, as ``seed`` decides.
+
+        Boxes that leave the picture wholly are left out; ``kept`` tells which ones stayed.
+        """
+        if not any(self._values().values()):
+            return Augmented(frames, boxes, np.arange(len(boxes)))
+        self._compose.set_random_seed(seed)
+        drawn = self._compose(
+            images=frames, bboxes=boxes.reshape(-1, 4), rows=np.arange(len(boxes))
+        )
+        return Augmented(
+            np.ascontiguousarray(drawn["images"]),
+            np.asarray(drawn["bboxes"], np.float32).reshape(-1, 4),
+            np.asarray(drawn["rows"], np.int64),
+        )
+
+    def _values(self) -> dict[str, float]:
+        return {field.name: float(getattr(self, field.name)) for field in fields(self)}
+
+    @cached_property
+    def _compose(self) -> Any:
+        # Without this the import asks a server for its newest version.
+        os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+        import albumentations  # takes three seconds: only runs that augment pay them
+
+        colour = (self.brightness, self.contrast, self.saturation, self.hue)
+        transforms: list[Any] = [albumentations.HorizontalFlip(p=self.flip)]
+        if any(colour):
+            b, c, s, h = colour
+            jitter = albumentations.ColorJitter(
+                brightness=(1 - b, 1 + b),
+                contrast=(1 - c, 1 + c),
+                saturation=(1 - s, 1 + s),
+                hue=(-h, h),
+                p=1.0,
+            )
+            transforms.append(jitter)
+        boxes = albumentations.BboxParams(format="pascal_voc", label_fields=["rows"])
+        return albumentations.Compose(transforms, bbox_params=boxes)

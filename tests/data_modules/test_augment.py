@@ -1,0 +1,70 @@
+"""One draw changes all frames of a clip and their boxes alike."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_modules.augment import Augment
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 256, (3, 24, 40, 3), np.uint8)
+BOXES = np.array([[2, 3, 10, 20], [0, 0, 40, 24], [30.5, 1, 39, 2.25]], np.float32)
+
+
+def test_flip_mirrors_frames_and_boxes():
+    drawn = Augment(flip=1.0)(FRAMES, BOXES, 0)
+    assert np.array_equal(drawn.frames, FRAMES[:, :, ::-1])
+    mirrored = BOXES[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [40, 0, 40, 0]
+    np.testing.assert_allclose(drawn.boxes, mirrored, atol=1e-4)
+    assert drawn.kept.tolist() == [0, 1, 2]
+    assert drawn.frames.flags["C_CONTIGUOUS"]
+
+
+def test_all_frames_share_one_draw():
+    same = np.repeat(FRAMES[:1], 3, 0)
+    augment = Augment(flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    changed = 0
+    for seed in range(5):
+        frames = augment(same, BOXES, seed).frames
+        assert np.array_equal(frames[0], frames[1])
+        assert np.array_equal(frames[0], frames[2])
+        changed += not np.array_equal(frames[0], same[0])
+    assert changed == 5
+
+
+def test_the_seed_decides():
+    augment, other = Augment(flip=0.5, brightness=0.3), Augment(flip=0.5, brightness=0.3)
+    augment(FRAMES, BOXES, 1)  # what was drawn before must not matter
+    one, two = augment(FRAMES, BOXES, 1 << 62), other(FRAMES, BOXES, 1 << 62)
+    assert np.array_equal(one.frames, two.frames)
+    flip = Augment(flip=0.5)
+    flipped = [not np.array_equal(flip(FRAMES, BOXES, seed).frames, FRAMES) for seed in range(200)]
+    assert 70 < sum(flipped) < 130
+
+
+def test_nothing_to_do_and_no_boxes():
+    drawn = Augment()(FRAMES, BOXES, 3)
+    assert np.array_equal(drawn.frames, FRAMES)
+    assert np.array_equal(drawn.boxes, BOXES)
+    empty = Augment(flip=1.0)(FRAMES, np.zeros((0, 4), np.float32), 3)
+    assert empty.boxes.shape == (0, 4)
+    assert empty.kept.shape == (0,)
+
+
+def test_bad_options_name_the_choices():
+    with pytest.raises(ValueError, match=r"augment\.flop: expected one of flip, brightness"):
+        Augment.from_mapping({"flop": 0.5})
+    with pytest.raises(ValueError, match=r"augment\.flip=1.5: expected 0 .. 1"):
+        Augment.from_mapping({"flip": 1.5})
+
+
+def test_albumentations_stands_in_one_file():
+    root = Path(__file__).parents[2]
+    files = [
+        path.relative_to(root).as_posix()
+        for folder in ("src", "data_modules", "callbacks")
+        for path in (root / folder).rglob("*.py")
+        if "import albumentations" in path.read_text()
+    ]
+    assert files == ["data_modules/augment.py"]
