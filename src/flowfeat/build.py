@@ -30,11 +30,8 @@ def build_flow(config: DictConfig, features: FeatureNetwork) -> FlowNetwork | No
     """Build F for the trunk that it serves; None for `flow=none`."""
     if not config.flow:
         return None
-    flow: FlowNetwork = build(
-        config.flow,
-        trust=config.trust,
-        channels=features.trunk_channels,
-        strides=features.trunk_strides,
+    flow: FlowNetwork = build(config.flow, trust=config.trust)(
+        channels=features.trunk_channels, strides=features.trunk_strides
     )
     return flow
 

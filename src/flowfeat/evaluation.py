@@ -30,8 +30,8 @@ def evaluate(
         pairs_every: The paper's l pairs for every n-th labelled frame; 0 leaves them out.
 
     Returns:
-        ``mAP_l10``, ``mAP_copy_l10``, ``mAP_pairs_l10``, ``speedup_l10``, ...; without the suffix for
-        methods that have no key frames.
+        ``mAP_l10``, ``mAP_copy_l10``, ``mAP_pairs_l10``, ``speedup_l10``, ...; without the suffix
+        for methods that have no key frames.
     """
     own = task.temporal.key_frames
     if own is None:
@@ -72,7 +72,7 @@ def _copied(trainer: pl.Trainer, task: VideoTask, data: pl.LightningDataModule) 
 
 
 class PairEvaluation(pl.LightningModule):
-    """The paper's protocol: for a labelled frame i the l pairs (k, i), k = i - l + 1 .. i, averaged.
+    """The paper's protocol: for a labelled frame i all l pairs (k, i), k = i - l + 1 .. i.
 
     Pairs that would begin before the video are left out. Frames stay in memory for l - 1 steps.
     """

@@ -33,7 +33,7 @@ def write_results(results: Mapping[str, float], folder: Path) -> Path:
 
 
 def table(results: Mapping[str, float], title: str) -> Table:
-    """Lay out the results: one row per figure, one column per l (and per l with copied features)."""
+    """Lay out the results: one row per figure, one column per setting (l, copy, pairs)."""
     split = {key: COLUMN.fullmatch(key) for key in results}
     settings = sorted(
         {m["setting"] for m in split.values() if m},

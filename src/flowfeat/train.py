@@ -27,7 +27,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
 
     Args:
         config: The composed config.
-        folder: The run folder; gets the config, checkpoints, `metrics.csv`, `results.json`, pictures.
+        folder: The run folder: config, checkpoints, `metrics.csv`, `results.json`, pictures.
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,9 +61,7 @@ def warm_up(config: DictConfig, task: VideoTask, folder: Path) -> None:
     module = build(config.warmup.module, trust=config.trust)(flow=flow)
     data = build(config.warmup.data, seed=config.seed, trust=config.trust)
     bars = [c for n, c in build_callbacks(config, folder).items() if n == "progress"]
-    trainer = build_trainer(
-        config, folder, bars, loggers=[], **OmegaConf.to_container(config.warmup.trainer)
-    )
+    trainer = build_trainer(config, folder, bars, loggers=[], **dict(config.warmup.trainer))
     log.info(f"warming up the flow network on {config.warmup.trainer.max_steps} synthetic batches")
     trainer.fit(module, datamodule=data)
     if trainer.is_global_zero:

@@ -81,7 +81,7 @@ def _refusal(key: str, target: object) -> str:
     )
 
 
-def build(config: Any, *args: Any, trust: Sequence[str] = (), **kwargs: Any) -> Any:
-    """Check a config node, then instantiate it."""
-    check(config, trust)
-    return instantiate(config, *args, **kwargs)
+def build(node: Any, /, *, trust: Sequence[str] = (), **arguments: Any) -> Any:
+    """Check a config node, then instantiate it with further arguments by name."""
+    check(node, trust)
+    return instantiate(node, **arguments)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from flowfeat.drawing import draw_detections
+from flowfeat.drawing import draw_detections, draw_truth, picture_of
 from flowfeat.heads.rfcn import DetectionLabels
 from flowfeat.interfaces import DetectionBatch, Detections, TaskHead, TemporalModule
 from flowfeat.metrics.detection_ap import VIDAveragePrecision
@@ -90,16 +90,16 @@ class DetectionTask(VideoTask):
         truth = self.truth(batch, target)[0]
         key, current = clip[0, 0], clip[0, target]
         displacement = self.temporal.motion(current[None], key[None])
-        picture = (current * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-        empty = Detections(current.new_zeros(0, 4), current.new_zeros(0), found.labels[:0])
+        picture = picture_of(current)
+        zoom = max(1, 384 // max(picture.shape[:2]))  # labels need room that small frames lack
+        boxes = current.new_zeros(0, 4) if truth is None else truth.boxes
+        labels = found.labels[:0] if truth is None else truth.labels
         return Preview(
             key=key,
             current=current,
             displacement=None if displacement is None else displacement[0],
-            predicted=draw_detections(picture, found, self.classes),
-            truth=draw_detections(
-                picture, empty, self.classes, truth=None if truth is None else truth.boxes
-            ),
+            predicted=draw_detections(picture, found, self.classes, key=False, zoom=zoom),
+            truth=draw_truth(picture, boxes, labels, self.classes, zoom=zoom),
             caption=f"{batch['snippets'][0]}: frame {int(batch['indices'][0, target])} "
             f"from {int(batch['indices'][0, 0])}",
         )
