@@ -1,0 +1,98 @@
+"""Reads a video file with decord, for files on which decord is known to seek exactly."""
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.video.indices import gathered, plan
+from data_modules.video.per_process import PerProcess
+from data_modules.video.probe import VideoIndex
+from data_modules.video.pyav_source import PyavSource
+
+_log = logging.getLogger(__name__)
+
+DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+
+
+@functools.cache
+def decord_missing() -> str:
+    """Say why decord cannot be used here; "" where it can. Logged once per process."""
+    try:
+        import decord
+    except (ImportError, OSError) as error:  # OSError: a wheel for another machine
+        _log.warning("decord cannot be imported (%s): videos are read by PyAV", error)
+        return f"decord cannot be imported ({error})"
+    decord.logging.set_level(decord.logging.QUIET)  # damage is reported by the index, once
+    return ""
+
+
+def decord_distrust(index: VideoIndex) -> str:
+    """Say what in a file decord 0.6 is known to read wrongly; "" where it is exact.
+
+    decord counts packets as frames, seeks to packets flagged as key frames, counts on from there,
+    and picks the largest stream. That is exact only where every packet is one shown frame, every
+    key frame starts afresh, and there is one stream.
+    """
+    if index.video_streams > 1:
+        return f"{index.video_streams} video streams, of which decord picks the largest"
+    if index.counted:
+        return index.counted
+    if index.container not in DECORD_CONTAINERS or index.codec not in ("h264", "mpeg4"):
+        return f"decord is not known to be exact on {index.codec} in {index.container}"
+    if index.packets.hidden.any():
+        return "an edit list hides frames that decord would count"
+    if not index.packets.closed:
+        return "frames are shown before the key frame that they are stored behind"
+    if index.codec == "h264" and not index.packets.all_idr:
+        return "key frames that do not start afresh"
+    return ""
+
+
+class DecordSource:
+    """A video file read by decord, by the contract of ``VideoSource``.
+
+    Where decord fails all the same, PyAV takes over with one warning; indices stay the same.
+    """
+
+    reader = "decord"
+
+    def __init__(self, index: VideoIndex, reason: str, fps: float | None = None) -> None:
+        self.index = index
+        self.stream: int | None = index.stream
+        self.reason = reason
+        self.fps = fps or index.fps
+        self.size = index.size
+        self._open = PerProcess(functools.partial(_open_reader, str(index.path)))
+
+    def __len__(self) -> int:
+        return self.index.length
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        order = plan(indices, len(self), self.index.path)
+        if not order.frames:
+            return np.empty((0, *self.size, 3), dtype=np.uint8)
+        import decord
+
+        try:
+            pictures: NDArray[np.uint8] = self._open().get_batch(order.frames).asnumpy()
+        except decord.DECORDError as error:
+            self._hand_over(str(error).strip().splitlines()[-1])
+            return self.read(indices)
+        return gathered(pictures, order)
+
+    def _hand_over(self, why: str) -> None:
+        """Become a PyAV source."""
+        _log.warning("%s: decord fails, PyAV takes over (%s)", self.index.path, why)
+        other = PyavSource(self.index, f"decord failed: {why}", self.fps)
+        self.__class__ = PyavSource  # type: ignore[assignment]
+        self.__dict__ = other.__dict__
+
+
+def _open_reader(path: str) -> Any:
+    import decord
+
+    return decord.VideoReader(path, num_threads=1)

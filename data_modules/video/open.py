@@ -1,0 +1,61 @@
+"""Opens a video file or a folder of frames with the fastest reader that is exact on it."""
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from data_modules.video.decord_source import DecordSource, decord_distrust, decord_missing
+from data_modules.video.folder_source import FolderSource
+from data_modules.video.probe import probe
+from data_modules.video.pyav_source import PyavSource
+from flowfeat.interfaces import VideoSource
+
+READERS = ("auto", "decord", "pyav", "folder")
+
+
+@runtime_checkable
+class Source(VideoSource, Protocol):
+    """A ``VideoSource`` that says how it reads. Picklable; opened anew in every process."""
+
+    reader: str  # "decord", "pyav" or "folder"
+    stream: int | None  # index of the chosen stream in its container; None for folders
+    reason: str  # one line: why this reader
+
+
+def open_video(path: str | Path, reader: str = "auto", fps: float | None = None) -> Source:
+    """Open a video for frame-exact random access.
+
+    Frame i is the i-th picture that decoding from the beginning shows. The stream is always the
+    container's default video stream, else its first one, never the largest. ``auto`` takes decord
+    where the file's packets show that it is exact, PyAV elsewhere, and the folder reader for
+    folders.
+
+    Args:
+        path: A video file, or a folder of pictures.
+        reader: One of ``READERS``. ``decord`` fails where decord would return wrong frames.
+        fps: Frames per second; by default the file's average rate, 25 for folders.
+
+    Raises:
+        FileNotFoundError: No such file or folder.
+        ValueError: Unknown reader, wrong fps, not a video, no frame in it, an empty folder, or
+            ``decord`` for a file that it reads wrongly.
+    """
+    path = Path(path)
+    if reader not in READERS:
+        raise ValueError(f"reader {reader!r}: expected one of {', '.join(READERS)}")
+    if fps is not None and not 0 < fps < float("inf"):
+        raise ValueError(f"fps {fps}: expected a positive number")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such video file or folder of frames")
+    if reader == "folder" or (reader == "auto" and path.is_dir()):
+        return FolderSource(path, fps)
+    if path.is_dir():
+        raise ValueError(f"{path}: a folder, which reader {reader!r} cannot read (use folder)")
+    index = probe(path)
+    if reader == "pyav":
+        return PyavSource(index, "asked for", fps)
+    obstacle = decord_distrust(index) or decord_missing()
+    if not obstacle:
+        return DecordSource(index, f"decord is exact here: {index.codec}, closed key frames", fps)
+    if reader == "decord":
+        raise ValueError(f"{path}: decord cannot read this file exactly: {obstacle}")
+    return PyavSource(index, obstacle, fps)

@@ -1,0 +1,175 @@
+"""Reads a video file exactly with PyAV: seek to a safe key frame, decode forward, count packets."""
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.video.indices import gathered, plan
+from data_modules.video.packets import NO_TIME
+from data_modules.video.per_process import PerProcess
+from data_modules.video.probe import VideoIndex
+from data_modules.video.stamped import (
+    open_container,
+    stamped_frames,
+    use_threads,
+    video_stream,
+    whole_packets,
+)
+
+_log = logging.getLogger(__name__)
+
+_NEARBY = 4  # packets that are decoded and thrown away rather than sought over
+
+
+class PyavSource:
+    """A video file read by PyAV, by the contract of ``VideoSource``.
+
+    Keeps its place: consecutive reads go on decoding where the last one stopped. A frame whose
+    damage only decoding reveals is replaced by the frame before it, with one warning per file.
+    """
+
+    reader = "pyav"
+
+    def __init__(self, index: VideoIndex, reason: str, fps: float | None = None) -> None:
+        self.index = index
+        self.stream: int | None = index.stream
+        self.reason = reason
+        self.fps = fps or index.fps
+        self.size = index.size
+        self._cursor = PerProcess(functools.partial(_Cursor, index))
+
+    def __len__(self) -> int:
+        return self.index.length
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        order = plan(indices, len(self), self.index.path)
+        pictures = np.empty((len(order.frames), *self.size, 3), dtype=np.uint8)
+        cursor = self._cursor()
+        for place, frame in enumerate(order.frames):
+            pictures[place] = _picture(cursor.frame(frame), self.index)
+        return gathered(pictures, order)
+
+
+def _picture(frame: av.VideoFrame, index: VideoIndex) -> NDArray[np.uint8]:
+    """Convert to (H, W, 3) RGB, upright, in the size of the first frame."""
+    height, width = index.size if index.rotation % 180 == 0 else index.size[::-1]
+    picture = np.asarray(
+        frame.to_ndarray(format="rgb24", width=width, height=height), dtype=np.uint8
+    )
+    turns = round(index.rotation / 90) % 4
+    return np.rot90(picture, turns) if turns else picture
+
+
+class _Cursor:
+    """A decoder and the place it has reached."""
+
+    def __init__(self, index: VideoIndex) -> None:
+        self._index = index
+        self._warned = False
+        # Broken data is concealed differently by several threads, so the count would not hold.
+        self._threads = index.rank is not None and not index.packets.damage
+        self._frames: Iterator[av.VideoFrame]
+        self._origin = 0  # packet at which decoding began
+        self._fed = -1  # packet that the decoder has got last
+        self._at = -1  # frame that the decoder has shown last
+        self._current: av.VideoFrame | None = None
+        self._next: av.VideoFrame | None = None  # decoded, beyond what was wanted
+        self._container, self._stream = self._open()
+        self._begin(whole_packets(self._container, self._stream), 0)
+
+    def frame(self, wanted: int) -> av.VideoFrame:
+        """Return frame number ``wanted``, decoding as little as is safe."""
+        start = self._index.start(wanted)
+        if wanted < self._at or start > self._fed + _NEARBY:
+            self._seek(start)
+        found = self._forward(wanted)
+        if found is None and self._origin > 0:  # e.g. a "key frame" that only starts a refresh
+            self._restart()
+            found = self._forward(wanted)
+        return found or self._hold(wanted)
+
+    def _forward(self, wanted: int) -> av.VideoFrame | None:
+        """Decode up to ``wanted``; None when the decoder has gone past it."""
+        while self._at < wanted:
+            following = self._next or next(self._frames, None)
+            if following is None:
+                return None
+            place, self._next = self._place(following), following
+            if place > wanted:
+                return None
+            self._next = None
+            if place > self._at:
+                self._at, self._current = place, following
+        return self._current if self._at == wanted else None
+
+    def _place(self, frame: av.VideoFrame) -> int:
+        """Return the number of a decoded frame."""
+        if self._index.rank is None:
+            return self._at + 1
+        return int(self._index.rank[frame.pts])
+
+    def _hold(self, wanted: int) -> av.VideoFrame:
+        """Stand the nearest frame in for one that does not decode."""
+        if not self._warned:
+            _log.warning("%s: frame %d cannot be decoded, its neighbour is shown instead",
+                         self._index.path, wanted)  # fmt: skip
+            self._warned = True
+        nearest = self._current or self._next
+        if nearest is None:
+            raise ValueError(f"{self._index.path}: frame {wanted} cannot be decoded")
+        return nearest
+
+    def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
+        container = open_container(self._index.path)
+        stream = video_stream(container, self._index.stream)
+        use_threads(stream, many=self._threads)
+        return container, stream
+
+    def _restart(self) -> None:
+        """Go to the beginning, by opening anew: some files cannot seek even there."""
+        self._container.close()
+        self._container, self._stream = self._open()
+        self._begin(whole_packets(self._container, self._stream), 0)
+
+    def _seek(self, start: int) -> None:
+        """Place the decoder at packet ``start`` or at a key frame before it."""
+        table = self._index.packets
+        for stamp in (table.pts[start], table.dts[start]) if start else ():
+            if stamp == NO_TIME:
+                continue
+            self._container.seek(int(stamp), stream=self._stream, backward=True)
+            packets = whole_packets(self._container, self._stream)
+            first = next((packet for packet in packets if packet.is_keyframe), None)
+            number = self._number(first)
+            if first is not None and number is not None and number <= start:
+                self._begin(_chain(first, packets), number)
+                return
+        self._restart()
+
+    def _number(self, packet: av.Packet[av.VideoStream] | None) -> int | None:
+        """Find a packet in the table by its presentation time, which is unique there."""
+        if packet is None or packet.pts is None:
+            return None
+        found = np.flatnonzero(self._index.packets.pts == packet.pts)
+        return int(found[0]) if len(found) else None
+
+    def _begin(self, packets: Iterator[av.Packet[av.VideoStream]], number: int) -> None:
+        self._origin, self._fed, self._at = number, number - 1, -1
+        if number and self._index.rank is not None:  # what is shown before a key frame is not whole
+            self._at = int(self._index.rank[number]) - 1
+        self._current = self._next = None
+        self._frames = stamped_frames(packets, self._stream, number, self._note)
+
+    def _note(self, number: int) -> None:
+        self._fed = number
+
+
+def _chain(
+    first: av.Packet[av.VideoStream], rest: Iterator[av.Packet[av.VideoStream]]
+) -> Iterator[av.Packet[av.VideoStream]]:
+    yield first
+    yield from rest

@@ -1,0 +1,82 @@
+"""Decodes packets so that every frame names the packet it was coded in.
+
+Presentation times are missing or misleading in some containers (AVI above all). Each packet is
+therefore stamped with its number in the file before it is decoded, and decoders hand the stamp
+of a packet to its picture, whatever order they show the pictures in.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+from torch.utils.data import get_worker_info
+
+MOST_THREADS = 4
+
+
+def open_container(path: Path) -> av.container.InputContainer:
+    """Open a local file; playlists inside it may not lead to the network."""
+    return av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+
+
+def video_stream(container: av.container.InputContainer, index: int) -> av.VideoStream:
+    """Return the video stream with this index in its container."""
+    return next(stream for stream in container.streams.video if stream.index == index)
+
+
+def first_video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """Return the default video stream, else the first; cover pictures do not count."""
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    default = [s for s in streams if s.disposition & av.stream.Disposition.default]
+    return next(iter(default + streams), None)
+
+
+def use_threads(stream: av.VideoStream, many: bool) -> None:
+    """Decode with several threads, except in data-loading workers, which share the cores."""
+    count = min(MOST_THREADS, os.cpu_count() or 1)
+    if many and count > 1 and get_worker_info() is None:
+        stream.thread_type = "FRAME"
+        stream.codec_context.thread_count = count
+    else:
+        stream.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+
+
+def whole_packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet[av.VideoStream]]:
+    """Yield the packets that ``read_packets`` counts; a broken file just ends."""
+    try:
+        for packet in container.demux(stream):
+            if packet.size:
+                yield packet
+    except av.FFmpegError:
+        return
+
+
+def stamped_frames(
+    packets: Iterator[av.Packet[av.VideoStream]],
+    stream: av.VideoStream,
+    first: int,
+    fed: Callable[[int], None] = lambda number: None,
+) -> Iterator[av.VideoFrame]:
+    """Decode packets number ``first``, ``first + 1``, ...: ``pts`` of a frame is its packet.
+
+    Packets that cannot be decoded are left out. ``fed`` hears the number of each packet before
+    its frames come.
+    """
+    context = stream.codec_context
+    for number, packet in enumerate(packets, start=first):
+        packet.pts = number
+        fed(number)
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:  # one bad packet; the decoder goes on with the next
+            continue
+        yield from frames
+    try:
+        yield from context.decode(None)
+    except av.FFmpegError:
+        return
