@@ -1,5 +1,7 @@
 """Reads a video file exactly with PyAV: seek to a safe key frame, decode forward, count packets."""
 
+from __future__ import annotations  # av.Packet takes its type argument in its stubs only
+
 import functools
 import logging
 from collections.abc import Iterator, Sequence

@@ -5,6 +5,8 @@ therefore stamped with its number in the file before it is decoded, and decoders
 of a packet to its picture, whatever order they show the pictures in.
 """
 
+from __future__ import annotations  # av.Packet takes its type argument in its stubs only
+
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
