@@ -12,11 +12,7 @@ from numpy.typing import NDArray
 from data_modules.sampling import mixed_order
 from data_modules.synthetic.scenes import SceneSettings
 from data_modules.synthetic.vid_writer import SYNSETS, VidSettings, write_imagenet_vid
-from data_modules.vid_annotations import (
-    ClassMap,
-    official_classes,
-    read_class_map,
-)
+from data_modules.vid_annotations import ClassMap, official_classes, read_class_map
 from data_modules.vid_clips import Snippets, SnippetStreams, TrainClips, collate_detection
 from data_modules.vid_layout import (
     Labelled,
@@ -26,10 +22,7 @@ from data_modules.vid_layout import (
     stills,
     whole_snippets,
 )
-from data_modules.video_data import (
-    ClipLoader,
-    VideoDataModule,
-)
+from data_modules.video_data import ClipLoader, VideoDataModule
 
 
 class ImageNetVid(VideoDataModule):

@@ -52,33 +52,42 @@ def collate_detection(clips: Sequence[DetectionClip]) -> DetectionBatch:
     )
 
 
+def _open_snippet(place: Path, reader: str) -> VideoSource:
+    """Open a folder or file; ValueError where a folder lacks frames, which would shift the rest."""
+    source = open_video(place, reader=reader)
+    if place.is_dir():
+        last = max((path.name for path in place.glob("*.JPEG")), default="none")
+        if last != f"{len(source) - 1:06d}.JPEG":
+            raise ValueError(
+                f"{place}: {len(source)} frames: expected 000000.JPEG .. "
+                f"{len(source) - 1:06d}.JPEG without gaps, the last one is {last}"
+            )
+    return source
+
+
 class Snippets:
     """Frames and objects of snippets, as they lie on disk."""
 
     def __init__(self, layout: VidLayout, classes: ClassMap, reader: str) -> None:
         self.layout = layout
         self.annotations = Annotations(classes)
-        self.videos = OpenVideos(partial(open_video, reader=reader))
+        self.videos = OpenVideos(partial(_open_snippet, reader=reader))
+        self._places: dict[str, Path] = {}
 
     def open(self, name: str) -> VideoSource:
-        """Return a snippet's video; ValueError where a folder lacks frames in between."""
-        place = self.layout.snippet(name)
+        """Return a snippet's video."""
+        place = self._places.get(name) or self.layout.snippet(name)
         if place is None:
             raise FileNotFoundError(f"{self.layout.root}: snippet {name} is no longer there")
-        source = self.videos(place)
-        last = place / f"{len(source) - 1:06d}.JPEG"
-        if place.is_dir() and not last.is_file():
-            raise ValueError(
-                f"{place}: expected {len(source)} frames 000000.JPEG .. {last.name} without gaps"
-            )
-        return source
+        self._places[name] = place
+        return self.videos(place)
 
     def read(self, name: str, indices: Sequence[int]) -> Frames:
         """Return frames (T, H, W, 3) in the order asked for."""
         source = self.open(name)
         if max(indices) >= len(source):
             raise ValueError(
-                f"{self.layout.snippet(name)}: frame {max(indices)} is listed: "
+                f"{self._places[name]}: frame {max(indices)} is listed: "
                 f"expected 0 .. {len(source) - 1}"
             )
         return read_clip(source, indices)

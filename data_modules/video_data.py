@@ -20,6 +20,7 @@ from data_modules.augment import Augment
 from data_modules.clips import Single
 from data_modules.resize import Frames, Resize, pad_clips
 from data_modules.sampling import EpochSampler, Order, assign_snippets, share
+from data_modules.video import open_video
 from flowfeat.interfaces import ClipSampler, StreamChunk, VideoBatch, VideoSource
 
 HOST_KEYS = ("indices", "targets", "starts", "seeds")
@@ -253,6 +254,10 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             num_workers=self.num_workers,
             for_gpu=self._for_gpu,
         )
+
+    def open(self, path: str | Path) -> VideoSource:
+        """Open any video file or folder of frames, whatever the dataset's own files are."""
+        return open_video(path)
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
         """Yield a video of any kind in chunks; see ``interfaces.VideoData``."""

@@ -148,8 +148,8 @@ def test_unknown_classes_of_stills_are_left_out(tmp_path):
         (xml(("n9", 0, 0, 3, 3)), r"000000.xml: unknown class 'n9': expected one of the 2 classes"),
         (xml(("n1", 60, 0, 70, 9)), r"000000.xml: box \(60, 0, 71, 10\) lies outside .* 60x40"),
         (xml(("n1", 9, 0, 8, 9)), r"000000.xml: box of zero size \(9, 0\) .. \(8, 9\)"),
-        (xml(("n1", "x", 0, 8, 9)), r"000000.xml: bndbox/xmin: expected a number, found 'x'"),
-        (xml(("n1", "nan", 0, 8, 9)), r"000000.xml: bndbox/xmin: expected a number"),
+        (xml(("n1", "x", 0, 8, 9)), r"000000.xml: xmin: expected a number, found 'x'"),
+        (xml(("n1", "nan", 0, 8, 9)), r"000000.xml: xmin: expected a number"),
         (
             xml(size=(80, 120)),
             r"000000.xml: annotated at 120x80, the picture has 60x40 pixels",

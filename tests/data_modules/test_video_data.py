@@ -149,6 +149,15 @@ def test_stream_covers_a_video_in_order():
         assert chunk.batch["snippets"] == ["holiday"]
 
 
+def test_frames_for_a_gpu_become_floats_after_the_transfer():
+    options = {"batch_size": 2, "sampler": [(0, 1), (0, 2)], "collate_fn": collate}
+    (batch,) = ClipLoader(Numbers(), for_gpu=True, **options)
+    assert batch["frames"].dtype == torch.uint8
+    (floats,) = ClipLoader(Numbers(), **options)
+    moved = NumbersData().transfer_batch_to_device(batch, torch.device("cpu"), 0)
+    assert torch.equal(moved["frames"], floats["frames"])
+
+
 def test_steering_keys_stay_on_the_host():
     batch = dict(collate([Numbers()[(0, 0)]]))
     moved = NumbersData().transfer_batch_to_device(batch, torch.device("meta"), 0)
