@@ -78,7 +78,8 @@ def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Vi
     Raises:
         ValueError: Weights that do not fit the config; names the first parameters that differ.
     """
-    task = build_task(checkpoint.config if config is None else config, checkpoint.classes)
+    config = _without_other_weights(checkpoint.config if config is None else config)
+    task = build_task(config, checkpoint.classes)
     ours = {name: tuple(value.shape) for name, value in task.state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
     differing = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))
@@ -90,3 +91,12 @@ def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Vi
         )
     task.load_state_dict(checkpoint.weights)
     return task.eval()
+
+
+def _without_other_weights(config: DictConfig) -> DictConfig:
+    """Return the config without the weights that training began with: nothing is fetched again."""
+    config = config.copy()
+    for key, value in (("features.pretrained", False), ("features.checkpoint_path", None)):
+        if OmegaConf.select(config, key):
+            OmegaConf.update(config, key, value)
+    return config

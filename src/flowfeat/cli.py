@@ -64,10 +64,15 @@ def _unknown_key(message: str, overrides: Sequence[str]) -> str:
         node = _compose(kept)
     except HydraException:
         return " ".join(message.split())
+    return unknown_key(node, key)
+
+
+def unknown_key(config: DictConfig, key: str) -> str:
+    """Say in one line which keys exist where an unknown one was looked for."""
     parent = key.rpartition(".")[0]
-    while parent and OmegaConf.select(node, parent) is None:
+    while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent = parent.rpartition(".")[0]
-    inside = OmegaConf.select(node, parent) if parent else node
+    inside = OmegaConf.select(config, parent) if parent else config
     names = ", ".join(sorted(str(k) for k in inside if not str(k).startswith("_")))
     return f"{key}: unknown key, expected one of {parent + ': ' if parent else ''}{names}"
 

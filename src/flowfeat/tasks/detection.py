@@ -74,7 +74,7 @@ class DetectionTask(VideoTask):
             if expected is None:
                 continue
             scale = expected.scale.to(found.boxes)
-            original = Detections(found.boxes / scale, found.scores, found.labels)
+            original = self.to_original(found, scale[:2])
             for metric in self._each_metric():
                 metric.update([original], [expected.boxes / scale], [expected.labels])
 
@@ -104,6 +104,33 @@ class DetectionTask(VideoTask):
             f"from {int(batch['indices'][0, 0])}",
         )
 
-    def render(self, picture: Any, predictions: Detections, is_key: bool) -> Any:
+    def to_original(self, predictions: Detections, scale: Tensor) -> Detections:
+        """Return detections in pixels of the original picture; scale (2,) is (sx, sy)."""
+        boxes = predictions.boxes / scale.to(predictions.boxes).repeat(2)
+        return Detections(boxes, predictions.scores, predictions.labels)
+
+    def describe(self, predictions: Detections, least: float) -> dict[str, Any]:
+        """Return ``detections``, a list of class, score and box (xyxy, pixels), best first."""
+        rows = zip(
+            predictions.labels.tolist(),
+            predictions.scores.tolist(),
+            predictions.boxes.tolist(),
+            strict=True,
+        )
+        return {
+            "detections": [
+                {
+                    "class": self.classes[label],
+                    "score": round(score, 4),
+                    "box": [round(value, 2) for value in box],
+                }
+                for label, score, box in rows
+                if score >= least
+            ]
+        }
+
+    def render(
+        self, picture: Any, predictions: Detections, is_key: bool | None, threshold: float
+    ) -> Any:
         """Draw predictions, in pixels of the picture (H, W, 3), for `predict`."""
-        return draw_detections(picture, predictions, self.classes, key=is_key)
+        return draw_detections(picture, predictions, self.classes, threshold, key=is_key)

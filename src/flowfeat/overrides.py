@@ -1,0 +1,187 @@
+"""A command line that names a checkpoint: its own arguments, and overrides of the stored config."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from flowfeat import cli
+from flowfeat.checkpoint import Checkpoint, read_checkpoint
+
+PRESETS = ("task", "method", "experiment")
+"""Groups that choose other groups; a checkpoint has chosen already."""
+
+
+class Command(NamedTuple):
+    """A command line, taken apart."""
+
+    arguments: dict[str, str]  # the script's own, as they were typed
+    trust: tuple[str, ...]  # packages of the user's own
+    overrides: tuple[str, ...]  # in Hydra's grammar
+
+
+class Stored(NamedTuple):
+    """A checkpoint and the config to run it with."""
+
+    checkpoint: Checkpoint
+    config: DictConfig
+
+
+def take_apart(usage: str, required: Sequence[str], optional: Sequence[str] = ()) -> Command:
+    """Take ``sys.argv`` apart; ``--help`` prints the usage and leaves.
+
+    Args:
+        usage: The line that shows how to call the script.
+        required: Arguments of the script's own that must be given.
+        optional: Those that may be given.
+
+    Raises:
+        UsageError: A required argument is missing, or a word is no ``key=value``.
+    """
+    words = sys.argv[1:]
+    if {"--help", "-h"} & set(words):
+        sys.stdout.write(f"usage: {usage}\n")
+        raise SystemExit(0)
+    arguments: dict[str, str] = {}
+    trust: tuple[str, ...] = ()
+    overrides = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise cli.UsageError(f"{word}: expected key=value; usage: {usage}")
+        if name in (*required, *optional):
+            arguments[name] = _unquoted(value)
+        elif name == "trust":
+            trust = _packages(word)
+        else:
+            overrides.append(word)
+    for name in required:
+        if not arguments.get(name):
+            raise cli.UsageError(f"{name}= is missing; usage: {usage}")
+    return Command(arguments, trust, tuple(overrides))
+
+
+def open_stored(command: Command) -> Stored:
+    """Read the checkpoint of a command (its argument ``ckpt``) and change its config as asked.
+
+    Which code may run beside ours is the command's word alone, never the checkpoint's.
+
+    Raises:
+        UsageError: Another task, an unknown key or choice.
+        FileNotFoundError, ValueError, PermissionError: See ``read_checkpoint``.
+    """
+    checkpoint = read_checkpoint(command.arguments["ckpt"], command.trust)
+    changes = [_parsed(word) for word in command.overrides]
+    kept = [change for change in changes if not _agrees(change, checkpoint)]
+    config = checkpoint.config.copy()
+    config.run_root = cli.compose_config([]).run_root  # where to write is this machine's matter
+    config = apply_overrides(config, kept)
+    config.trust = list(command.trust)
+    return Stored(checkpoint, config)
+
+
+def apply_overrides(config: DictConfig, changes: Sequence[Override | str]) -> DictConfig:
+    """Return a config with group choices (`data=...`) replaced, then keys (`data.root=...`) set.
+
+    A group's file is composed from our own configs. Keys must exist; ``+key=value`` adds one.
+
+    Raises:
+        UsageError: An unknown key or choice, with those that exist; a sweep or a deletion.
+    """
+    config = config.copy()
+    parsed = [_parsed(change) if isinstance(change, str) else change for change in changes]
+    choices = {c.key_or_group: c.value() for c in parsed if _is_choice(c)}
+    for group in choices:
+        if group in PRESETS:
+            raise cli.UsageError(_is_preset(group, choices[group], config))
+    if choices:
+        composed = cli.compose_config([f"{group}={choices[group]}" for group in choices])
+        for group in choices:
+            node = OmegaConf.to_container(composed[group], resolve=False)
+            OmegaConf.update(config, group, node, merge=False, force_add=True)
+    for change in parsed:
+        if not _is_choice(change):
+            _set(config, change)
+    return config
+
+
+def _set(config: DictConfig, change: Override) -> None:
+    key, added = change.key_or_group, change.is_add() or change.is_force_add()
+    if not added and not _exists(config, key):
+        raise cli.UsageError(cli.unknown_key(config, key))
+    OmegaConf.update(config, key, change.value(), merge=True, force_add=True)
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and leaf in list(node)
+
+
+def _is_choice(change: Override) -> bool:
+    """Tell `data=ucf101` from `seed=1` and from `data={...}`."""
+    group = cli.CONFIGS / change.key_or_group
+    return "." not in change.key_or_group and group.is_dir() and isinstance(change.value(), str)
+
+
+def _agrees(change: Override, checkpoint: Checkpoint) -> bool:
+    """Tell whether a preset repeats what the checkpoint was trained with.
+
+    Raises:
+        UsageError: Another task than the checkpoint's.
+    """
+    key = change.key_or_group
+    if key not in PRESETS:
+        return False
+    value, own = change.value(), checkpoint.config.get(key)
+    if key == "task" and value != own:
+        raise cli.UsageError(f"task={value}: {checkpoint.path} was trained for task {own}")
+    return bool(value == own)
+
+
+def _is_preset(group: str, choice: object, config: DictConfig) -> str:
+    own = config.get(group)
+    return (
+        f"{group}={choice}: a checkpoint keeps its {group}{f' ({own})' if own else ''}; "
+        "change its parts, for example key_frames.interval=1 or data=..."
+    )
+
+
+def _parsed(word: str) -> Override:
+    try:
+        change = OverridesParser.create().parse_override(word)
+    except HydraException as error:
+        raise cli.UsageError(f"{word}: {str(error).strip().splitlines()[0]}") from None
+    if change.is_delete() or change.is_sweep_override():
+        raise cli.UsageError(f"{word}: expected one value for one key")
+    return change
+
+
+def _packages(word: str) -> tuple[str, ...]:
+    value: Any = _parsed(word).value()
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):
+        raise cli.UsageError(f"{word}: expected trust=[package, ...]")
+    return tuple(names)
+
+
+def _unquoted(value: str) -> str:
+    """Take a path as it was typed, without the quotes that Hydra's grammar would want."""
+    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1] if quoted else value
+
+
+def number(arguments: Mapping[str, str], name: str, default: float, least: float) -> float:
+    """Read a number among a script's own arguments; UsageError below ``least`` or for a word."""
+    text = arguments.get(name, str(default))
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not value >= least:
+        raise cli.UsageError(f"{name}={text}: expected a number of at least {least:g}")
+    return value

@@ -1,0 +1,204 @@
+"""Run a task over one video of any length: predictions frame by frame, and how fast they came."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowfeat.interfaces import StreamChunk, TemporalModule
+from flowfeat.metering import synchronize
+from flowfeat.speed import StreamSpeed, measure_stream
+from flowfeat.streaming import Result, steps_of
+from flowfeat.tasks.video_task import VideoTask
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) RGB."""
+
+
+@runtime_checkable
+class Describing(Protocol):
+    """What `predict` asks of a task beside its networks."""
+
+    def to_original(self, predictions: Any, scale: Tensor) -> Any:
+        """Return one frame's predictions in pixels of the original picture; scale (2,): sx, sy."""
+
+    def describe(self, predictions: Any, least: float) -> dict[str, Any]:
+        """Return plain values for one JSON line; of scored things, those from ``least`` on."""
+
+    def render(
+        self, picture: Picture, predictions: Any, is_key: bool | None, threshold: float
+    ) -> Picture:
+        """Draw predictions (original pixels) on a picture (H, W, 3), which keeps its size.
+
+        ``is_key`` is None for methods without key frames; of scored things, those from
+        ``threshold`` (0..1) on are drawn.
+        """
+
+
+class FramePrediction(NamedTuple):
+    """One frame and what was found on it."""
+
+    number: int  # in its video
+    picture: Picture  # as decoded
+    predictions: Any  # in pixels of the picture
+    is_key: bool
+
+
+class _Tag(NamedTuple):
+    number: int
+    picture: Picture
+    scale: Tensor  # (2,)
+
+
+class ModelClock:
+    """Sums the seconds of N_feat, F, W and N_task with its post-processing, per frame."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds, self.frames = 0.0, 0
+        self.key_seconds, self.key_frames = 0.0, 0
+
+    def time(self, work: Callable[[], list[Result[_Tag]]]) -> list[Result[_Tag]]:
+        """Run one step and note its seconds and what it gave."""
+        synchronize(self.device)
+        begin = time.perf_counter()
+        results = work()
+        synchronize(self.device)
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        self.frames += len(results)
+        if any(bool(result.is_key[0]) for result in results):
+            self.key_seconds += seconds
+            self.key_frames += len(results)
+        return results
+
+
+def predict_stream(
+    task: VideoTask,
+    chunks: Iterable[StreamChunk],
+    clock: ModelClock,
+) -> Iterator[FramePrediction]:
+    """Yield the predictions of every frame of one video, in order.
+
+    Only one chunk and the frames that a method with a delay still owes are in memory.
+
+    Args:
+        task: On its device; its method decides on the key frames.
+        chunks: The video from its first frame to its last, on the task's device.
+        clock: Notes the model's seconds, without decoding, resizing and moving.
+
+    Raises:
+        ValueError: A task that cannot describe its predictions.
+    """
+    stream = task.stream()
+    for chunk in chunks:
+        batch = chunk.batch
+        for t, frames, starts in steps_of(batch["frames"], batch["starts"]):
+            tag = _Tag(int(batch["indices"][0, t]), chunk.pictures[t], batch["scales"][0])
+            step = partial(stream.push, frames, starts, batch["sizes"], tag)
+            yield from _original(task, clock.time(step))
+    yield from _original(task, clock.time(stream.finish))
+
+
+def _original(task: VideoTask, results: list[Result[_Tag]]) -> Iterator[FramePrediction]:
+    if not isinstance(task, Describing):
+        raise ValueError(f"{type(task).__name__} cannot describe and draw its predictions")
+    for result in results:
+        tag = result.tag
+        predictions = task.to_original(result.predictions[0], tag.scale)
+        yield FramePrediction(tag.number, tag.picture, predictions, bool(result.is_key[0]))
+
+
+class Baseline(NamedTuple):
+    """A method beside per-frame evaluation, on the first frames of the same clip."""
+
+    frames: int
+    speed: StreamSpeed
+
+
+def baseline_plan(
+    clock: ModelClock, interval: int, most: int, budget: float = 20.0
+) -> tuple[int, int]:
+    """Choose how many frames to compare on, and how often, within ``budget`` seconds.
+
+    Args:
+        clock: From the run over the whole video.
+        interval: l; whole intervals are compared where the clip is long enough for one.
+        most: The most frames that may be compared.
+        budget: Seconds; exceeded where one interval costs more.
+
+    Returns:
+        Frames (at least 1, unless there are none) and repetitions (1 .. 3).
+    """
+    count = min(clock.frames, most)
+    if count < 1:
+        return 0, 1
+    per_frame = clock.key_seconds / max(1, clock.key_frames)
+    affordable = int(budget / (per_frame + clock.seconds / clock.frames))
+    count = min(count, max(affordable, min(interval, count)))
+    if count >= interval:
+        count -= count % interval
+    return count, max(1, min(3, affordable // count))
+
+
+def measure_baseline(
+    task: VideoTask, chunks: Iterable[StreamChunk], clock: ModelClock, most: int
+) -> Baseline | None:
+    """Compare with per-frame evaluation on the first frames of a clip.
+
+    Args:
+        task: As it ran over the clip.
+        chunks: The clip once more; read as far as needed.
+        clock: Of that run.
+        most: The most frames to compare on; their network inputs are in memory together.
+
+    Returns:
+        None for methods without key frames, and where ``most`` or the clip is empty.
+    """
+    if task.temporal.key_frames is None:
+        return None
+    count, repeats = baseline_plan(clock, task.temporal.key_frames.interval, most)
+    batches, frames = [], 0
+    for chunk in chunks if count else ():
+        batches.append(chunk.batch)
+        frames += chunk.batch["frames"].shape[1]
+        if frames >= count:
+            break
+    if not batches:
+        return None
+    clip = torch.cat([batch["frames"] for batch in batches], dim=1)[:, :count]
+    sizes = batches[0]["sizes"]
+    return Baseline(count, measure_stream(task.temporal, task.head, clip, sizes, repeats))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run over a video cost."""
+
+    name: str
+    frames: int
+    seconds: float  # decoding, drawing and encoding included
+    model_seconds: float
+    baseline: Baseline | None
+
+    def line(self, temporal: TemporalModule) -> str:
+        """Say it in one line."""
+        words = (
+            f"{self.name}: {self.frames} frames, "
+            f"{self.frames / max(self.seconds, 1e-9):.1f} fps end to end, "
+            f"{self.frames / max(self.model_seconds, 1e-9):.1f} fps of the model"
+        )
+        if temporal.key_frames is None:
+            return f"{words}; no speedup over per-frame: the method has no key frames"
+        if self.baseline is None:
+            return f"{words}; speedup over per-frame not measured"
+        return (
+            f"{words}; {self.baseline.speed.speedup:.2f} times per-frame at "
+            f"l = {temporal.key_frames.interval} (on the first {self.baseline.frames} frames)"
+        )
