@@ -17,7 +17,7 @@ from data_modules.synthetic.motion import (
 )
 from data_modules.synthetic.textures import Array, background, thing
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Counts changes of what a seed gives; part of the hash of every embedded dataset."""
 
 VID_MOTIONS = ("wander", "wander", "wander", *MOTIONS[2:])
@@ -103,7 +103,8 @@ class Scene:
     def __init__(self, seed: int | tuple[int, ...], settings: SceneSettings) -> None:
         self.settings = settings
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
-        rng = np.random.default_rng((*self.seed, 0))
+        # Not 0: numpy takes (seed, 0) for (seed), which callers may draw from themselves.
+        rng = np.random.default_rng((*self.seed, 1))
         unit = min(settings.size)
         self._camera = camera_path(rng, settings.size, rng.uniform(*settings.pan) * unit)
         size = background_size(self._camera, settings.size)
@@ -171,7 +172,7 @@ class Scene:
         colours, instances = self._layers(t)
         image = colours * np.float32(self._gain(t))
         if self.settings.noise > 0:
-            rng = np.random.default_rng((*self.seed, 1, t))
+            rng = np.random.default_rng((*self.seed, 2, t))
             image += rng.standard_normal(image.shape, np.float32) * np.float32(self.settings.noise)
         image += np.float32(0.5)  # rounds, once the fraction is cut off
         pixels = np.clip(image, 0, 255, out=image).astype(np.uint8)

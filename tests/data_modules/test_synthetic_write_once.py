@@ -23,11 +23,15 @@ def write_in_process(root: str, results: "multiprocessing.Queue[bool]") -> None:
     results.put(write_once(Path(root), {"n": 1}, slow_fill))
 
 
+def never(folder: Path) -> None:
+    raise AssertionError(f"written again: {folder}")
+
+
 def test_written_once_then_reused(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "set"
     assert write_once(root, {"n": 1, "t": (1, 2)}, fill)
     (root / "sub" / "data.txt").write_text("mine now")
-    assert not write_once(root, {"t": [1, 2], "n": 1}, fill)
+    assert not write_once(root, {"t": [1, 2], "n": 1}, never)
     assert (root / "sub" / "data.txt").read_text() == "mine now"
 
 
