@@ -81,6 +81,8 @@ def test_keys_are_set_and_the_rest_stays(config):
 def test_a_key_whose_value_is_null_exists_and_a_new_one_needs_a_plus(config):
     assert overrides.apply_overrides(config, ["data.val_limit=2"]).data.val_limit == 2
     assert overrides.apply_overrides(config, ["+data.new=2"]).data.new == 2
+    changed = overrides.apply_overrides(config, ["++data.augment={hue: 0.1}"])
+    assert changed.data.augment == {**config.data.augment, "hue": 0.1}
 
 
 def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
@@ -100,12 +102,14 @@ def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
         ("data.rot=x", "expected one of data: allow_missing, augment, batch_size"),
         ("seed.x=1", "expected one of callbacks, clip, data"),
         ("sed=1", "expected one of callbacks, clip, data"),
+        ("key_frames={intervall: 5}", "expected one of key_frames: interval"),
         ("nothing.here=1", "expected one of callbacks, clip, data"),
     ],
 )
 def test_an_unknown_key_names_the_keys(config, change, said):
     line = refusal(overrides.apply_overrides, config, [change])
-    assert line.startswith(f"{change.partition('=')[0]}: unknown key, {said}")
+    assert f": unknown key, {said}" in line
+    assert line.startswith(change.partition("=")[0])
 
 
 def test_an_unknown_choice_names_the_choices(config):
@@ -142,7 +146,7 @@ def test_trust_comes_from_the_command_line_only(monkeypatch, tmp_path, config):
     config.logger = {"_target_": "json.loads"}
     path = tmp_path / "x.ckpt"
     torch.save({"state_dict": {}, KEY: {"config": OmegaConf.to_yaml(config), "classes": []}}, path)
-    with pytest.raises(PermissionError, match="json.loads is not on the list"):
+    with pytest.raises(PermissionError, match=r"json\.loads is not on the list"):
         overrides.open_stored(command(monkeypatch, f"ckpt={path}"))
     stored = overrides.open_stored(command(monkeypatch, f"ckpt={path}", "trust=[json]"))
     assert stored.config.trust == ["json"]

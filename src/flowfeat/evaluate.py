@@ -42,8 +42,10 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     config = stored.config
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = build_data(config)
-    _check_classes(stored, data.classes)
     task = restore_task(stored.checkpoint, config)
+    data.prepare_data()
+    data.setup("test")  # a root that is not there is named before its classes are compared
+    _check_classes(stored, data.classes)
     callbacks = [
         callback
         for callback in build_callbacks(config, folder).values()

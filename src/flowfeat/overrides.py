@@ -8,6 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from flowfeat import cli
 from flowfeat.checkpoint import Checkpoint, read_checkpoint
@@ -93,6 +94,7 @@ def apply_overrides(config: DictConfig, changes: Sequence[Override | str]) -> Di
         UsageError: An unknown key or choice, with those that exist; a sweep or a deletion.
     """
     config = config.copy()
+    OmegaConf.set_struct(config, True)  # as Hydra does: no key comes into being by a misspelling
     parsed = [_parsed(change) if isinstance(change, str) else change for change in changes]
     choices = {c.key_or_group: c.value() for c in parsed if _is_choice(c)}
     for group in choices:
@@ -113,7 +115,10 @@ def _set(config: DictConfig, change: Override) -> None:
     key, added = change.key_or_group, change.is_add() or change.is_force_add()
     if not added and not _exists(config, key):
         raise cli.UsageError(cli.unknown_key(config, key))
-    OmegaConf.update(config, key, change.value(), merge=True, force_add=True)
+    try:
+        OmegaConf.update(config, key, change.value(), merge=True, force_add=added)
+    except OmegaConfBaseException as error:  # a mapping with a key that does not exist
+        raise cli.UsageError(cli.unknown_key(config, error.full_key or key)) from None
 
 
 def _exists(config: DictConfig, key: str) -> bool:

@@ -62,7 +62,6 @@ class ModelClock:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.seconds, self.frames = 0.0, 0
-        self.key_seconds, self.key_frames = 0.0, 0
 
     def time(self, work: Callable[[], list[Result[_Tag]]]) -> list[Result[_Tag]]:
         """Run one step and note its seconds and what it gave."""
@@ -70,12 +69,8 @@ class ModelClock:
         begin = time.perf_counter()
         results = work()
         synchronize(self.device)
-        seconds = time.perf_counter() - begin
-        self.seconds += seconds
+        self.seconds += time.perf_counter() - begin
         self.frames += len(results)
-        if any(bool(result.is_key[0]) for result in results):
-            self.key_seconds += seconds
-            self.key_frames += len(results)
         return results
 
 
@@ -122,59 +117,31 @@ class Baseline(NamedTuple):
     speed: StreamSpeed
 
 
-def baseline_plan(
-    clock: ModelClock, interval: int, most: int, budget: float = 20.0
-) -> tuple[int, int]:
-    """Choose how many frames to compare on, and how often, within ``budget`` seconds.
+def measure_baseline(task: VideoTask, chunks: Iterable[StreamChunk], most: int) -> Baseline | None:
+    """Compare with per-frame evaluation on the first frames of a clip, in about ten seconds.
 
     Args:
-        clock: From the run over the whole video.
-        interval: l; whole intervals are compared where the clip is long enough for one.
-        most: The most frames that may be compared.
-        budget: Seconds; exceeded where one interval costs more.
-
-    Returns:
-        Frames (at least 1, unless there are none) and repetitions (1 .. 3).
-    """
-    count = min(clock.frames, most)
-    if count < 1:
-        return 0, 1
-    per_frame = clock.key_seconds / max(1, clock.key_frames)
-    affordable = int(budget / (per_frame + clock.seconds / clock.frames))
-    count = min(count, max(affordable, min(interval, count)))
-    if count >= interval:
-        count -= count % interval
-    return count, max(1, min(3, affordable // count))
-
-
-def measure_baseline(
-    task: VideoTask, chunks: Iterable[StreamChunk], clock: ModelClock, most: int
-) -> Baseline | None:
-    """Compare with per-frame evaluation on the first frames of a clip.
-
-    Args:
-        task: As it ran over the clip.
-        chunks: The clip once more; read as far as needed.
-        clock: Of that run.
+        task: On its device.
+        chunks: The clip, read as far as needed.
         most: The most frames to compare on; their network inputs are in memory together.
 
     Returns:
         None for methods without key frames, and where ``most`` or the clip is empty.
     """
-    if task.temporal.key_frames is None:
+    if task.temporal.key_frames is None or most < 1:
         return None
-    count, repeats = baseline_plan(clock, task.temporal.key_frames.interval, most)
-    batches, frames = [], 0
-    for chunk in chunks if count else ():
+    batches, count = [], 0
+    for chunk in chunks:
         batches.append(chunk.batch)
-        frames += chunk.batch["frames"].shape[1]
-        if frames >= count:
+        count += chunk.batch["frames"].shape[1]
+        if count >= most:
             break
     if not batches:
         return None
-    clip = torch.cat([batch["frames"] for batch in batches], dim=1)[:, :count]
+    clip = torch.cat([batch["frames"] for batch in batches], dim=1)[:, :most]
     sizes = batches[0]["sizes"]
-    return Baseline(count, measure_stream(task.temporal, task.head, clip, sizes, repeats))
+    speed = measure_stream(task.temporal, task.head, clip, sizes, seconds=10.0)
+    return Baseline(clip.shape[1], speed)
 
 
 @dataclass(frozen=True)
