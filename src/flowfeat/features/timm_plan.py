@@ -18,6 +18,10 @@ CELLS = (1, 2, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32)
 CUT = 4  # cells that convolutions without padding may take off a level, in all
 
 
+class NoSuchLevel(ValueError):
+    """Levels that the backbone does not have."""
+
+
 class Plan(NamedTuple):
     """A backbone as it will be built."""
 
@@ -51,6 +55,8 @@ def plan_backbone(
     for dilated in ({"output_stride": stride}, {}):
         try:
             return _dry_run(model, levels, stride, arguments | dilated)
+        except NoSuchLevel as error:
+            raise ValueError(f"features.model={model!r}: {error}") from error
         except REFUSALS as error:
             problem = str(error)  # that of the undilated run speaks
     raise ValueError(f"features.model={model!r}: {' '.join(problem.split())}")
@@ -115,14 +121,14 @@ def _dry_run(model: str, levels: tuple[int, ...], stride: int, arguments: dict[s
     reductions = [int(level["reduction"]) for level in info]
     fine = [index for index, reduction in enumerate(reductions) if reduction <= stride]
     if any(not -len(fine) <= level < len(fine) for level in levels):
-        raise ValueError(
+        raise NoSuchLevel(
             f"levels={levels}: there are {len(fine)} levels at stride {stride} or finer "
             f"(the backbone has strides {sorted(set(reductions))})"
         )
     chosen = tuple(fine[level] for level in levels)
     order = tuple(sorted(set(chosen)))
     if chosen != order:
-        raise ValueError(f"levels={levels}: expected different levels, fine ones first")
+        raise NoSuchLevel(f"levels={levels}: expected different levels, fine ones first")
     arguments = arguments | {"features_only": True, "out_indices": chosen}
     with torch.device("meta"):
         network = timm.create_model(model, **arguments).eval()
@@ -141,11 +147,12 @@ def _dry_run(model: str, levels: tuple[int, ...], stride: int, arguments: dict[s
 def _find_multiple(network: nn.Module, strides: tuple[int, ...], coarsest: int) -> int:
     """Find the least padding with which every level measures ceil(size / stride)."""
     # 2 by 11 cells of the coarsest level: no window of two cells or more divides both.
-    height, width = coarsest + 1, 10 * coarsest + 1
+    height, least = coarsest + 1, 10 * coarsest + 1
     multiples = (1, *(cells * coarsest for cells in CELLS))
     problem = ""
     for allowed in (0, CUT):
         for multiple in multiples:
+            width = max(least, multiple + 1)  # not square: one fixed size is not enough
             padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
             frames = torch.empty(1, 3, height, width, device="meta")
             try:
