@@ -6,7 +6,7 @@ FLOPs for every method on a real stream.
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -60,6 +60,8 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has done its queued work (accelerators queue; a CPU does not)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class Stopwatch:
@@ -93,16 +95,20 @@ def _grid_sample_flops(
 
 
 class FlopMeter:
-    """Collects floating-point operations (2 per multiply-add) per call of each part."""
+    """Collects floating-point operations (2 per multiply-add) per call of each part.
+
+    Counted are convolutions, matrix products, attention and bilinear sampling, as papers count;
+    element-wise work and normalisation are not. Works on the meta device too.
+    """
 
     def __init__(self) -> None:
         self.flops: dict[str, list[int]] = defaultdict(list)
 
     def enter(self, name: str) -> FlopCounterMode:
         """Start counting a part."""
+        sampling = torch.ops.aten.grid_sampler_2d, torch.ops.aten.cudnn_grid_sampler
         counter = FlopCounterMode(
-            display=False,
-            custom_mapping={torch.ops.aten.grid_sampler_2d: _grid_sample_flops},
+            display=False, custom_mapping=dict.fromkeys(sampling, _grid_sample_flops)
         )
         counter.__enter__()
         return counter
@@ -111,3 +117,11 @@ class FlopMeter:
         """Store the operations since ``enter``."""
         token.__exit__(None, None, None)
         self.flops[name].append(token.get_total_flops())
+
+
+def count_flops(function: Callable[[], object]) -> float:
+    """Count the operations (2 per multiply-add) of one call, without gradients."""
+    meter = FlopMeter()
+    with torch.inference_mode(), metering(meter), part("all"):
+        function()
+    return float(meter.flops["all"][0])

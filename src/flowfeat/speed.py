@@ -1,8 +1,11 @@
-"""What a method costs: FLOPs and times of its parts, r and s of Eq. 5-7, and s on a real stream."""
+"""What a method costs: FLOPs and times of its parts, r and s of Eq. 5-7, and s on a real stream.
+
+Decoding and resizing are never counted; post-processing always is.
+"""
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -43,20 +46,39 @@ def key_frame_interval(temporal: TemporalModule, interval: int) -> Iterator[None
 class PartCosts:
     """Cost of one call of each part, in seconds or in FLOPs; parts that never ran are absent."""
 
-    costs: dict[str, float]
+    costs: Mapping[str, float]
 
     @property
     def ratio(self) -> float:
-        """Cost ratio r of Eq. 5; N_task counts its tail, convolutions and post-processing."""
+        """Cost ratio r of Eq. 5; N_task counts its tail, convolutions and post-processing.
+
+        Raises:
+            ValueError: A method that never ran a flow network.
+        """
+        self._require("N_feat", "F")
         return self._sum(NON_KEY) / self._sum(KEY)
 
     @property
     def inverse_ratio_eq6(self) -> float:
         """Inverse cost ratio 1/r of Eq. 6: N_feat over F with its scale output."""
+        self._require("N_feat", "F")
         return self.costs["N_feat"] / self.costs["F"]
+
+    def speedup(self, interval: int) -> float:
+        """Return s of Eq. 7 at l = ``interval`` with r of Eq. 5; 1 at l = 1, whatever r is."""
+        return 1.0 if interval == 1 else speedup_eq7(interval, self.ratio)
+
+    def with_flow(self, cost: float) -> "PartCosts":
+        """Return the costs with another flow network in the place of F."""
+        return PartCosts({**self.costs, "F": cost})
 
     def _sum(self, parts: tuple[str, ...]) -> float:
         return sum(self.costs.get(part, 0.0) for part in parts)
+
+    def _require(self, *parts: str) -> None:
+        missing = [part for part in parts if not self.costs.get(part)]
+        if missing:
+            raise ValueError(f"r of Eq. 5 needs the cost of {' and '.join(missing)}")
 
 
 def run_stream(temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor) -> None:
@@ -72,20 +94,45 @@ def run_stream(temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: 
 def part_flops(
     temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor
 ) -> PartCosts:
-    """Count the operations (2 per multiply-add) of each part on a clip of at least two frames."""
+    """Count the operations (2 per multiply-add) of each part on the first frames of a clip."""
     meter = FlopMeter()
-    _run_metered(meter, temporal, head, frames, sizes)
+    _run_metered(meter, temporal, head, _opening(temporal, frames), sizes)
     return PartCosts({name: float(max(calls)) for name, calls in meter.flops.items()})
 
 
 def part_seconds(
-    temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor
+    temporal: TemporalModule,
+    head: TaskHead,
+    frames: Tensor,
+    sizes: Tensor,
+    seconds: float = 2.0,
+    passes: int = 8,
 ) -> PartCosts:
-    """Time each part on a clip, after one warm-up pass; medians over the calls."""
-    run_stream(temporal, head, frames[:, :2], sizes)
+    """Time each part on the first frames of a clip, over and over; medians over the calls.
+
+    Args:
+        temporal: The method, at its own l.
+        head: N_task.
+        frames: (B, T, 3, H, W), T >= 2.
+        sizes: (B, 2).
+        seconds: Start no further pass that would end later; the first two always run.
+        passes: At most so many.
+    """
+    clip = _opening(temporal, frames)
+    run_stream(temporal, head, clip, sizes)  # warm-up
     watch = Stopwatch(frames.device)
-    _run_metered(watch, temporal, head, frames, sizes)
+    begin = time.perf_counter()
+    for done in range(1, passes + 1):
+        _run_metered(watch, temporal, head, clip, sizes)
+        spent = time.perf_counter() - begin
+        if done >= 2 and spent * (done + 1) / done > seconds:
+            break
     return PartCosts({name: statistics.median(calls) for name, calls in watch.seconds.items()})
+
+
+def _opening(temporal: TemporalModule, frames: Tensor) -> Tensor:
+    """Return the first frames: a key frame, two others, and what a delay holds back."""
+    return frames[:, : 3 + 2 * temporal.delay]
 
 
 def _run_metered(
@@ -114,23 +161,61 @@ class StreamSpeed:
 
 
 def measure_stream(
-    temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor, repeats: int = 3
+    temporal: TemporalModule,
+    head: TaskHead,
+    frames: Tensor,
+    sizes: Tensor,
+    seconds: float = 4.0,
+    turns: int = 5,
 ) -> StreamSpeed:
-    """Time whole streams at the method's own l and at l = 1, in turns; medians over ``repeats``.
+    """Time whole streams at the method's own l and at l = 1, in turns; medians over the turns.
 
-    Post-processing is included. Methods without key frames are their own per-frame evaluation.
+    The stream has a multiple of l frames (cut, or the clip over and over if it is shorter than l),
+    since a broken last interval would count its key frame for too few others. Methods without key
+    frames, and l = 1, are their own per-frame evaluation.
+
+    Args:
+        temporal: The method, at its own l.
+        head: N_task.
+        frames: (B, T, 3, H, W), ready for the network.
+        sizes: (B, 2).
+        seconds: Time to spend; chooses the length of the stream. One turn of l frames always runs.
+        turns: At most so many.
     """
-    run_stream(temporal, head, frames[:, : min(4, frames.shape[1])], sizes)
-    own, per_frame = [], []
-    for _ in range(repeats):
-        own.append(_seconds(temporal, head, frames, sizes))
-        if temporal.key_frames is None:
-            per_frame.append(own[-1])
-            continue
+    interval = 1 if temporal.key_frames is None else temporal.key_frames.interval
+    clip = _whole_intervals(temporal, head, frames, sizes, seconds / turns)
+    own: list[float] = []
+    per_frame: list[float] = []
+    for done in range(1, turns + 1):
+        own.append(_seconds(temporal, head, clip, sizes))
+        if interval > 1:
+            with key_frame_interval(temporal, 1):
+                per_frame.append(_seconds(temporal, head, clip, sizes))
+        if (sum(own) + sum(per_frame)) * (done + 1) / done > seconds:
+            break
+    count = clip.shape[1]
+    return StreamSpeed(statistics.median(own) / count, statistics.median(per_frame or own) / count)
+
+
+def _whole_intervals(
+    temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor, seconds: float
+) -> Tensor:
+    """Warm up, and return a clip of whole intervals whose turn takes about ``seconds``."""
+    opening = _opening(temporal, frames)
+    run_stream(temporal, head, opening, sizes)  # also F and W
+    interval = 1
+    if temporal.key_frames is not None:
+        interval = temporal.key_frames.interval
         with key_frame_interval(temporal, 1):
-            per_frame.append(_seconds(temporal, head, frames, sizes))
-    count = frames.shape[1]
-    return StreamSpeed(statistics.median(own) / count, statistics.median(per_frame) / count)
+            cost = _seconds(temporal, head, opening, sizes) / opening.shape[1]
+    else:
+        cost = _seconds(temporal, head, opening, sizes) / opening.shape[1]
+    affordable = int(seconds / (2 * cost)) if cost > 0 else frames.shape[1]
+    count = min(frames.shape[1], affordable) // interval * interval
+    count = max(count, interval, opening.shape[1] // interval * interval)
+    if count > frames.shape[1]:
+        frames = frames.repeat(1, -(-count // frames.shape[1]), 1, 1, 1)
+    return frames[:, :count]
 
 
 def _seconds(temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor) -> float:

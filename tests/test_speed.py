@@ -1,0 +1,176 @@
+"""Costs, ratios and speedups against hand counts, the paper's figures and networks that sleep."""
+
+import time
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from flowfeat import speed
+from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
+from flowfeat.key_frames.schedules import Fixed
+from flowfeat.speed import (
+    PartCosts,
+    key_frame_interval,
+    measure_stream,
+    part_flops,
+    part_seconds,
+    speedup_eq7,
+)
+from flowfeat.temporal.feature_flow import FeatureFlow
+from flowfeat.temporal.per_frame import PerFrame
+
+SIZE = (16, 24)
+
+
+class SleepyFeatures(FeatureNetwork):
+    """3 -> 6 channels at stride 8, 8 x 8 weights; sleeps first."""
+
+    channels, strides = (6,), (8,)
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 8, stride=8)
+        self.seconds = seconds
+        self.calls = 0
+
+    def trunk(self, frames: Tensor) -> Features:
+        self.calls += 1
+        time.sleep(self.seconds)
+        return (self.conv(frames),)
+
+
+class SleepyFlow(FlowNetwork):
+    """6 -> 2 channels at stride 8, 8 x 8 weights; sleeps first."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 2, 8, stride=8)
+        self.seconds = seconds
+        self.calls = 0
+
+    def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def forward(self, current: Tensor, key: Tensor) -> Flow:
+        self.calls += 1
+        time.sleep(self.seconds)
+        return Flow(self.conv(torch.cat((current, key), 1)), None)
+
+
+class SleepyHead(TaskHead):
+    """6 -> 5 channels, 1 x 1; the post-processing sleeps."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 5, 1)
+        self.seconds = seconds
+
+    def forward(self, features: Features, frames: Tensor) -> Tensor:
+        return self.conv(features[-1])
+
+    def postprocess(self, raw: Tensor, sizes: Tensor) -> Any:
+        time.sleep(self.seconds)
+        return raw
+
+    def loss(self, raw: Any, labels: Any) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+def stream(length: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.rand(1, length, 3, *SIZE), torch.tensor([SIZE])
+
+
+def test_eq7_gives_the_papers_speedup() -> None:
+    # ResNet-101 with FlowNet (Table 2) at l = 10.
+    assert speedup_eq7(10, 1 / 12.71) == pytest.approx(5.855, abs=1e-3)
+    assert speedup_eq7(1, 0.3) == 1
+    assert speedup_eq7(7, 0) == 7
+
+
+def test_ratios_follow_eq5_and_eq6() -> None:
+    costs = PartCosts({"N_feat": 80.0, "F": 8.0, "W": 1.0, "tail": 4.0, "N_task": 5.0, "post": 6.0})
+    assert costs.ratio == pytest.approx((8 + 1 + 4 + 5 + 6) / (80 + 4 + 5 + 6))
+    assert costs.inverse_ratio_eq6 == 10
+    assert costs.with_flow(2.0).inverse_ratio_eq6 == 40
+    assert costs.speedup(10) == pytest.approx(10 / (1 + 9 * 24 / 95))
+
+
+def test_ratio_needs_a_flow_network_except_at_l_1() -> None:
+    costs = PartCosts({"N_feat": 80.0, "N_task": 5.0})
+    assert costs.speedup(1) == 1
+    with pytest.raises(ValueError, match=r"needs the cost of F"):
+        _ = costs.ratio
+
+
+def test_flops_of_the_parts_are_those_counted_by_hand() -> None:
+    method = FeatureFlow(SleepyFeatures(), SleepyFlow(), Fixed(10)).eval()
+    cells = 2 * 3  # 16 x 24 at stride 8
+    assert part_flops(method, SleepyHead(), *stream()).costs == {
+        "N_feat": 2 * cells * 6 * 3 * 64,
+        "F": 2 * cells * 2 * 6 * 64,
+        "W": 8 * cells * 6,
+        "tail": 0,
+        "N_task": 2 * cells * 5 * 6,
+        "post": 0,
+    }
+
+
+def test_times_of_the_parts_are_medians_of_single_calls() -> None:
+    method = FeatureFlow(SleepyFeatures(0.02), SleepyFlow(0.005), Fixed(10)).eval()
+    costs = part_seconds(method, SleepyHead(0.001), *stream(), seconds=0.2).costs
+    assert 0.02 <= costs["N_feat"] < 0.04
+    assert 0.005 <= costs["F"] < 0.02
+    assert 0.001 <= costs["post"] < 0.005
+
+
+@pytest.mark.parametrize("length", [12, 3])  # also a clip shorter than l
+def test_measured_speedup_is_that_of_eq7(length: int) -> None:
+    features, flow, head = SleepyFeatures(0.02), SleepyFlow(0.003), SleepyHead(0.001)
+    method = FeatureFlow(features, flow, Fixed(4)).eval()
+    found = measure_stream(method, head, *stream(length), seconds=1.0)
+    expected = PartCosts({"N_feat": 0.02, "F": 0.003, "post": 0.001}).speedup(4)  # 2.6
+    assert found.speedup == pytest.approx(expected, rel=0.25)
+    assert found.fps == pytest.approx(expected / 0.021, rel=0.35)
+    assert method.key_frames.interval == 4
+
+
+def test_streams_hold_whole_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At l = 4, ten frames would be two intervals and a half: the third key frame is left out."""
+    method = FeatureFlow(SleepyFeatures(), SleepyFlow(), Fixed(4)).eval()
+    runs: list[tuple[int, int]] = []
+
+    def noted(temporal: FeatureFlow, head: TaskHead, frames: Tensor, sizes: Tensor) -> None:
+        runs.append((temporal.key_frames.interval, frames.shape[1]))
+        time.sleep(0.001)
+
+    monkeypatch.setattr(speed, "run_stream", noted)
+    measure_stream(method, SleepyHead(), *stream(10), seconds=1, turns=2)
+    assert runs[2:] == [(4, 8), (1, 8)] * 2  # after the warm-up, in turns
+    runs.clear()
+    measure_stream(method, SleepyHead(), *stream(3), seconds=1, turns=2)
+    assert runs[2:] == [(4, 4), (1, 4)] * 2  # a clip shorter than l is played again
+
+
+def test_time_is_kept_to() -> None:
+    method = FeatureFlow(SleepyFeatures(0.02), SleepyFlow(0.01), Fixed(2)).eval()
+    begin = time.perf_counter()
+    measure_stream(method, SleepyHead(), *stream(40), seconds=0.4)
+    assert time.perf_counter() - begin < 1.0
+
+
+def test_per_frame_and_l_1_are_their_own_baseline() -> None:
+    features = SleepyFeatures(0.002)
+    assert measure_stream(PerFrame(features), SleepyHead(), *stream(), seconds=0.1).speedup == 1
+    method = FeatureFlow(features, SleepyFlow(), Fixed(1)).eval()
+    assert measure_stream(method, SleepyHead(), *stream(), seconds=0.1).speedup == 1
+
+
+def test_interval_is_set_for_the_block_only() -> None:
+    method = FeatureFlow(SleepyFeatures(), SleepyFlow(), Fixed(5)).eval()
+    with key_frame_interval(method, 2):
+        assert method.key_frames.interval == 2
+    assert method.key_frames.interval == 5
+    with pytest.raises(ValueError, match="PerFrame has no key frames"):
+        key_frame_interval(PerFrame(SleepyFeatures()), 2).__enter__()
