@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -75,7 +76,8 @@ def open_stored(command: Command) -> Stored:
         UsageError: Another task, an unknown key or choice.
         FileNotFoundError, ValueError, PermissionError: See ``read_checkpoint``.
     """
-    checkpoint = read_checkpoint(command.arguments["ckpt"], command.trust)
+    path = Path(command.arguments["ckpt"]).expanduser()
+    checkpoint = read_checkpoint(path, command.trust)
     changes = [_parsed(word) for word in command.overrides]
     kept = [change for change in changes if not _agrees(change, checkpoint)]
     config = checkpoint.config.copy()

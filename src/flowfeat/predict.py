@@ -1,0 +1,211 @@
+"""`flowfeat-predict`: any video or frame folder -> annotated video and JSON lines."""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import torch
+from lightning_fabric import Fabric
+from omegaconf import DictConfig
+from rich.progress import track
+
+from flowfeat import cli, overrides
+from flowfeat.build import build_data
+from flowfeat.checkpoint import restore_task
+from flowfeat.interfaces import StreamChunk, VideoData, VideoSource
+from flowfeat.prediction import (
+    Describing,
+    FramePrediction,
+    ModelClock,
+    Summary,
+    measure_baseline,
+    predict_stream,
+)
+from flowfeat.speed import run_stream
+from flowfeat.tasks.video_task import VideoTask
+from flowfeat.video_writer import VideoWriter
+
+log = logging.getLogger(__name__)
+
+USAGE = (
+    "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
+    "[threshold=0.3] [baseline=40] [trust=[package]] [overrides]"
+)
+CHUNK = 8  # frames decoded at a time: memory does not depend on the length of the video
+LISTED = 0.05  # least score in the JSON lines; `threshold` is for the pictures
+
+
+class PredictData(VideoData, Protocol):
+    """What `predict` needs of a data module: no dataset has to be there."""
+
+    def open(self, path: Path) -> VideoSource:
+        """Open a video file or a folder of frames, as the config reads videos."""
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Lightning's hook."""
+
+
+class Video:
+    """One video, read in chunks from its beginning as often as needed; its errors name it."""
+
+    def __init__(self, path: Path, data: PredictData, device: torch.device) -> None:
+        self.path = path
+        self.name = path.name if path.is_dir() else path.stem
+        self.source = data.open(path)
+        self.read = 0  # frames, in the latest pass
+        self._data = data
+        self._device = device
+
+    def chunks(self) -> Iterator[StreamChunk]:
+        """Yield the video in chunks, on the device.
+
+        Raises:
+            ValueError: The video cannot be read to its end.
+        """
+        self.read = 0
+        chunks = self._data.stream(self.source, self.name, CHUNK)
+        while (chunk := self._next(chunks)) is not None:
+            self.read += len(chunk.pictures)
+            batch = self._data.transfer_batch_to_device(chunk.batch, self._device, 0)
+            yield chunk._replace(batch=batch)
+
+    def _next(self, chunks: Iterator[StreamChunk]) -> StreamChunk | None:
+        try:
+            return next(chunks, None)
+        except (ValueError, OSError, IndexError) as error:
+            raise ValueError(
+                f"{self.path}: only {self.read} of {len(self.source)} frames could be read, "
+                f"nothing was written ({cli.one_line(error)})"
+            ) from error
+
+
+def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
+    """Predict one video and write `<out>/<name>.mp4` and `<out>/<name>.jsonl`.
+
+    Args:
+        stored: The checkpoint and its config.
+        arguments: Those of the command line, see ``USAGE``.
+
+    Returns:
+        The summary line.
+
+    Raises:
+        FileNotFoundError, ValueError: The video cannot be opened or read to its end.
+        KeyboardInterrupt: By the user; nothing is left under the final names.
+    """
+    threshold = overrides.number(arguments, "threshold", 0.3, least=0)
+    most = int(overrides.number(arguments, "baseline", 40, least=0))
+    fabric = _fabric(stored.config)
+    path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
+    video = Video(path, build_data(stored.config), fabric.device)
+    finals = _finals(stored, arguments, video)
+    task = restore_task(stored.checkpoint, stored.config).to(fabric.device)
+    clock = ModelClock(fabric.device)
+    with torch.inference_mode(), fabric.autocast():
+        _warm_up(task, video)
+        begin = time.perf_counter()
+        try:
+            found = predict_stream(task, video.chunks(), clock)
+            _write(found, task, video, finals, threshold)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"{path}: interrupted after {video.read} of {len(video.source)} frames, "
+                "nothing was written"
+            ) from None
+        seconds = time.perf_counter() - begin
+        log.info(f"wrote {finals[0]} and {finals[1].name}")
+        baseline = measure_baseline(task, video.chunks(), most)
+    return Summary(video.name, clock.frames, seconds, clock.seconds, baseline).line(task.temporal)
+
+
+def _fabric(config: DictConfig) -> Fabric:
+    """Choose device and precision as the config's trainer does, for one process."""
+    accelerator = config.trainer.get("accelerator", "auto")
+    try:
+        return Fabric(
+            accelerator=accelerator, devices=1, precision=config.trainer.get("precision", "32-true")
+        )
+    except RuntimeError as error:  # an accelerator that this machine lacks
+        raise ValueError(f"trainer.accelerator={accelerator}: {error}") from error
+
+
+def _finals(
+    stored: overrides.Stored, arguments: Mapping[str, str], video: Video
+) -> tuple[Path, Path]:
+    """Name the two files to write, and see that they can be."""
+    default = stored.checkpoint.path.resolve().parent / "predictions"
+    out = Path(arguments.get("out") or default).expanduser()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cli.UsageError(f"out={out}: {cli.one_line(error)}") from error
+    if not os.access(out, os.W_OK):
+        raise cli.UsageError(f"out={out}: not a writable folder")
+    finals = out / f"{video.name}.mp4", out / f"{video.name}.jsonl"
+    if any(path.resolve() == video.path.resolve() for path in finals):
+        raise cli.UsageError(f"out={out}: would replace the video itself, choose another folder")
+    return finals
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Write a text file that appears under its name only when the block ends well."""
+    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        with partial.open("w") as file:
+            yield file
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(
+    found: Iterator[FramePrediction],
+    task: VideoTask,
+    video: Video,
+    finals: tuple[Path, Path],
+    threshold: float,
+) -> None:
+    """Write one picture and one JSON line per frame, as they come."""
+    if not isinstance(task, Describing):
+        raise ValueError(f"{type(task).__name__} cannot describe and draw its predictions")
+    knows_keys = task.temporal.key_frames is not None
+    source = video.source
+    with (
+        whole_file(finals[1]) as lines,
+        VideoWriter(finals[0], source.fps, source.size) as pictures,
+    ):
+        for frame in track(found, video.name, len(source)):
+            is_key = frame.is_key if knows_keys else None
+            pictures.write(task.render(frame.picture, frame.predictions, is_key, threshold))
+            line = {"frame": frame.number, "key_frame": frame.is_key}
+            line |= task.describe(frame.predictions, min(LISTED, threshold))
+            lines.write(json.dumps(line) + "\n")
+
+
+def _warm_up(task: VideoTask, video: Video) -> None:
+    """Run two frames, so that what happens once (memory, choice of kernels) is not timed."""
+    for chunk in islice(video.chunks(), 1):
+        run_stream(task.temporal, task.head, chunk.batch["frames"][:, :2], chunk.batch["sizes"])
+
+
+def main() -> None:
+    """Entry point of `flowfeat-predict`."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        command = overrides.take_apart(USAGE, ("ckpt", "video"), ("out", "threshold", "baseline"))
+        log.info(predict(overrides.open_stored(command), command.arguments))
+    except cli.USER_ERRORS as error:
+        cli.fail(error)
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"flowfeat: {str(error) or 'interrupted'}\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,284 @@
+"""Predicting a video: every frame, as the method streams it, in memory that does not grow."""
+
+import json
+import weakref
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from data_modules.video import open_video
+from flowfeat import cli, predict
+from flowfeat.build import build_data, build_task
+from flowfeat.checkpoint import KEY, Provenance
+from flowfeat.interfaces import Detections
+from flowfeat.prediction import Baseline, Summary
+from flowfeat.speed import StreamSpeed
+from flowfeat.streaming import Stream
+from flowfeat.video_writer import VideoWriter
+
+TINY = (
+    "features.model=test_resnet",
+    "head.anchor_sizes=[16,32]",
+    "head.foreground_prior=0.6",
+    "head.max_detections=5",
+    "data.short_side=32",
+    "data.long_side=64",
+    "trainer.accelerator=cpu",
+)
+DFF = ("flow.width=0.0625", "key_frames.interval=4")
+FRAMES, HEIGHT, WIDTH = 11, 70, 94  # neither a multiple of the chunk, of l nor of the network size
+
+
+def stored(path: Path, *settings: str) -> Path:
+    """Save a small network with random weights as a checkpoint."""
+    config = cli.compose_config([*TINY, *settings])
+    classes = build_data(config).classes
+    torch.manual_seed(0)
+    task = build_task(config, classes)
+    content = {"state_dict": task.state_dict(), KEY: Provenance(config, classes).record}
+    torch.save(content, path)
+    return path
+
+
+def pictures(count: int) -> np.ndarray:
+    """Return coarse noise that moves: (count, H, W, 3)."""
+    noise = np.random.default_rng(0).integers(40, 216, (12, 16, 3), np.uint8)
+    ground = cv2.resize(noise, (WIDTH + 2 * count, HEIGHT))
+    return np.stack([ground[:, 2 * t : 2 * t + WIDTH] for t in range(count)])
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory) -> Path:
+    return stored(tmp_path_factory.mktemp("run") / "best.ckpt", *DFF)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "clip #1.mp4"
+    with VideoWriter(path, 12.5, (HEIGHT, WIDTH), crf=10) as writer:
+        for picture in pictures(FRAMES):
+            writer.write(picture)
+    return path
+
+
+def run(monkeypatch, ckpt: Path, video: object, *words: str) -> None:
+    call = ["flowfeat-predict", f"ckpt={ckpt}", f"video={video}", "baseline=0", *words]
+    monkeypatch.setattr("sys.argv", call)
+    predict.main()
+
+
+def refusal(monkeypatch, capsys, status: int, *call: object) -> str:
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, *call)
+    assert left.value.code == status
+    [line] = [w for w in capsys.readouterr().err.splitlines() if w.startswith("flowfeat: ")]
+    return line.removeprefix("flowfeat: ").removeprefix("error: ")
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_lines_are_what_the_method_streams_in_original_pixels(monkeypatch, ckpt, clip):
+    run(monkeypatch, ckpt, clip)
+    found = lines_of(ckpt.parent / "predictions" / "clip #1.jsonl")
+    assert [line["frame"] for line in found] == list(range(FRAMES))
+    assert [line["key_frame"] for line in found] == [t % 4 == 0 for t in range(FRAMES)]
+
+    content = torch.load(ckpt, weights_only=True)
+    config = OmegaConf.create(content[KEY]["config"])
+    task = build_task(config, tuple(content[KEY]["classes"])).eval()
+    task.load_state_dict(content["state_dict"])
+    stream: Stream[None] = Stream(task.temporal, task.head)
+    many = 0
+    for t, picture in enumerate(open_video(clip).read(range(FRAMES))):
+        height, width = 32, round(WIDTH * 32 / HEIGHT)
+        small = cv2.resize(picture, (width, height))
+        frames = torch.from_numpy(small).permute(2, 0, 1)[None].float() / 255
+        sizes = torch.tensor([[height, width]])
+        [result] = stream.push(frames, torch.tensor([t == 0]), sizes, None)
+        boxes, scores, labels = result.predictions[0]
+        back = torch.tensor([WIDTH / width, HEIGHT / height]).repeat(2)
+        kept = scores >= 0.05
+        entries = found[t]["detections"]
+        many += len(entries)
+        assert [e["class"] for e in entries] == [task.classes[n] for n in labels[kept].tolist()]
+        assert [e["score"] for e in entries] == pytest.approx(scores[kept].tolist(), abs=1e-4)
+        expected = (boxes[kept] * back).flatten().tolist()
+        assert [v for e in entries for v in e["box"]] == pytest.approx(expected, abs=0.02)
+    assert many >= FRAMES
+
+
+def test_the_video_keeps_size_frames_and_rate_and_shows_boxes(monkeypatch, ckpt, clip, tmp_path):
+    original = open_video(clip).read(range(FRAMES)).astype(float)
+    marked = []
+    for threshold in ("1.1", "0.05"):
+        run(monkeypatch, ckpt, clip, f"out={tmp_path}", f"threshold={threshold}")
+        drawn = open_video(tmp_path / "clip #1.mp4")
+        assert (len(drawn), drawn.size, drawn.fps) == (FRAMES, (HEIGHT, WIDTH), 12.5)
+        change = np.abs(drawn.read(range(FRAMES)) - original).max(axis=(2, 3))[:, HEIGHT // 2 :]
+        marked.append((change > 60).any(axis=1))
+    nothing, boxes = marked
+    assert not nothing.any()  # the mark of key frames lies in the upper half
+    assert boxes.all()
+
+
+def test_a_folder_of_frames_is_a_video(monkeypatch, ckpt, tmp_path):
+    folder = tmp_path / "frames.v1"
+    folder.mkdir()
+    for t, picture in enumerate(pictures(3)):
+        cv2.imwrite(str(folder / f"{t}.png"), picture)
+    run(monkeypatch, ckpt, f"{folder}/", "out=" + str(tmp_path / "new" / "out"))
+    out = tmp_path / "new" / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["frames.v1.jsonl", "frames.v1.mp4"]
+    assert len(lines_of(out / "frames.v1.jsonl")) == len(open_video(out / "frames.v1.mp4")) == 3
+
+
+class Endless:
+    """A long video that notes how much of it was asked for, and is in memory, at once."""
+
+    fps, size = 25.0, (HEIGHT, WIDTH)
+
+    def __init__(self, length: int = 100, stop: BaseException | None = None, at: int = 16) -> None:
+        self.length, self.stop, self.at = length, stop, at
+        self.largest, self.alive, self.most_alive = 0, 0, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, indices):
+        if self.stop is not None and indices[-1] >= self.at:
+            raise self.stop
+        frames = np.zeros((len(indices), *self.size, 3), np.uint8)
+        self.alive += 1
+        weakref.finalize(frames, self._gone)
+        self.largest = max(self.largest, len(indices))
+        self.most_alive = max(self.most_alive, self.alive)
+        return frames
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+
+def test_memory_does_not_grow_with_the_video(monkeypatch, ckpt, tmp_path):
+    source = Endless()
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: source)
+    run(monkeypatch, ckpt, "long.mp4", f"out={tmp_path}")
+    assert len(lines_of(tmp_path / "long.jsonl")) == 100
+    assert source.largest <= predict.CHUNK
+    assert source.most_alive <= 2  # the chunk in work, and the next one
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted after 16 of 100 frames, nothing was written"),
+        (ValueError("bad\nbytes"), 2, "only 16 of 100 frames could be read, nothing was written"),
+        (OSError("gone"), 2, "only 16 of 100 frames could be read, nothing was written (gone)"),
+    ],
+)
+def test_a_run_cut_short_leaves_nothing_new(
+    monkeypatch, capsys, ckpt, tmp_path, stop, status, said
+):
+    (tmp_path / "long.jsonl").write_text("of an earlier run")
+    source = Endless(stop=stop)
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: source)
+    line = refusal(monkeypatch, capsys, status, ckpt, "/v/long.mp4", f"out={tmp_path}")
+    assert line.startswith(f"/v/long.mp4: {said}")
+    assert [p.name for p in tmp_path.iterdir()] == ["long.jsonl"]
+    assert (tmp_path / "long.jsonl").read_text() == "of an earlier run"
+
+
+def test_a_truncated_video_is_predicted_as_far_as_it_goes(
+    monkeypatch, capsys, caplog, ckpt, tmp_path
+):
+    whole, cut = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    with VideoWriter(whole, 25, (HEIGHT, WIDTH), codec="mpeg4", gop=1) as writer:
+        for picture in pictures(20):
+            writer.write(picture)
+    content = whole.read_bytes()
+    cut.write_bytes(content[: len(content) * 6 // 10])
+    run(monkeypatch, ckpt, cut, f"out={tmp_path}")
+    count = len(lines_of(tmp_path / "cut.jsonl"))
+    assert 5 < count < 15
+    assert f"{count} can be decoded" in caplog.text
+    assert str(cut) in caplog.text
+
+
+def test_no_dataset_is_needed(monkeypatch, ckpt, clip, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run(monkeypatch, ckpt, clip, "out=here", "data.root=/no/such/root")
+    run(monkeypatch, ckpt, clip, "out=here", "data.root=null", "data.synthetic_root=data")
+    assert [p.name for p in tmp_path.iterdir()] == ["here"]
+
+
+def test_the_speedup_is_said_where_there_are_key_frames(monkeypatch, caplog, ckpt, clip, tmp_path):
+    caplog.set_level("INFO")
+    run(monkeypatch, ckpt, clip, f"out={tmp_path}", "baseline=4")
+    assert "times per-frame at l = 4 (on the first 4 frames)" in caplog.text
+    plain = stored(tmp_path / "plain.ckpt", "method=per_frame")
+    run(monkeypatch, plain, clip, f"out={tmp_path}", "baseline=4")
+    assert "no speedup over per-frame: the method has no key frames" in caplog.text
+    assert all(line["key_frame"] for line in lines_of(tmp_path / "clip #1.jsonl"))
+
+
+def test_the_summary_is_one_line(ckpt):
+    config = OmegaConf.create(torch.load(ckpt, weights_only=True)[KEY]["config"])
+    temporal = build_task(config, ("cat",)).temporal
+    line = Summary("a", 30, 3.0, 1.5, Baseline(12, StreamSpeed(0.05, 0.125))).line(temporal)
+    assert line == (
+        "a: 30 frames, 10.0 fps end to end, 20.0 fps of the model; "
+        "2.50 times per-frame at l = 4 (on the first 12 frames)"
+    )
+
+
+def test_detections_go_back_to_original_pixels(ckpt):
+    config = OmegaConf.create(torch.load(ckpt, weights_only=True)[KEY]["config"])
+    task = build_task(config, ("cat", "dog"))
+    found = Detections(
+        torch.tensor([[2.0, 4, 6, 8], [0, 0, 1, 1]]), torch.tensor([0.9, 0.1]), torch.tensor([1, 0])
+    )
+    original = task.to_original(found, torch.tensor([0.5, 2.0]))
+    assert task.describe(original, 0.5) == {
+        "detections": [{"class": "dog", "score": 0.9, "box": [4.0, 2.0, 12.0, 4.0]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("threshold=high",), "threshold=high: expected a number of at least 0"),
+        (("baseline=-1",), "baseline=-1: expected a number of at least 0"),
+        (("trainer.accelerator=gpuu",), "You selected an invalid accelerator name"),
+        (("key_frames.interval=0",), "key_frames.interval: expected an integer >= 1, found 0"),
+        (("key_frames.speed=0",), "key_frames.speed: unknown key, expected one of key_frames: "),
+        (("out=/proc/nothing/here",), "out=/proc/nothing/here: "),
+        (("ckpt=/no/such.ckpt",), "/no/such.ckpt: no such checkpoint"),
+        (("video=",), "video= is missing; usage: flowfeat-predict ckpt="),
+    ],
+)
+def test_bad_input_ends_in_one_line(monkeypatch, capsys, ckpt, clip, words, said):
+    assert refusal(monkeypatch, capsys, 2, ckpt, clip, *words).startswith(said)
+
+
+def test_what_is_no_video_is_named(monkeypatch, capsys, ckpt, tmp_path):
+    (tmp_path / "text.mp4").write_text("no pictures here")
+    (tmp_path / "empty").mkdir()
+    for name, said in (
+        ("missing.mp4", "no such video"),
+        ("text.mp4", "not a video"),
+        ("empty", "a folder without pictures"),
+    ):
+        line = refusal(monkeypatch, capsys, 2, ckpt, tmp_path / name)
+        assert line.startswith(f"{tmp_path / name}: {said}")
+
+
+def test_the_video_itself_is_never_replaced(monkeypatch, capsys, ckpt, clip):
+    before = clip.read_bytes()
+    line = refusal(monkeypatch, capsys, 2, ckpt, clip, f"out={clip.parent}")
+    assert line.startswith(f"out={clip.parent}: would replace the video itself")
+    assert clip.read_bytes() == before
