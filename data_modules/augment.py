@@ -1,11 +1,11 @@
-"""Augmentation: one albumentations draw for all frames of a clip and the boxes of its targets.
+"""Augmentation: one albumentations draw for all frames of a clip and the truth of its targets.
 
 This is the only file that knows albumentations (2.x, no longer maintained), so that it can be
 replaced here.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,16 +20,19 @@ class Augmented(NamedTuple):
     frames: NDArray[np.uint8]  # (T, H, W, 3)
     boxes: NDArray[np.float32]  # (M, 4) xyxy, half-open
     kept: NDArray[np.int64]  # (M,) rows of the given boxes
+    masks: NDArray[np.uint8]  # (S, H, W), label maps
 
 
 @dataclass
 class Augment:
-    """Random changes of a clip; with all values 0 nothing changes.
+    """Random changes of a clip; with all values 0 and no crop nothing changes.
 
-    ``flip`` is the probability of mirroring left and right; ``brightness``, ``contrast`` and
-    ``saturation`` are the largest relative changes, ``hue`` the largest turn (0 .. 0.5).
+    ``crop`` is the height and width in pixels of a part drawn uniformly; ``flip`` is the
+    probability of mirroring left and right; ``brightness``, ``contrast`` and ``saturation`` are the
+    largest relative changes, ``hue`` the largest turn (0 .. 0.5).
     """
 
+    crop: Sequence[int] | None = None
     flip: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -41,9 +44,15 @@ class Augment:
             most = 0.5 if name == "hue" else 1.0
             if not 0 <= value <= most:
                 raise ValueError(f"data.augment.{name}={value}: expected 0 .. {most}")
+        if self.crop is not None:
+            self.crop = tuple(self.crop)
+            if len(self.crop) != 2 or min(self.crop) < 1:
+                raise ValueError(
+                    f"data.augment.crop={list(self.crop)}: expected [height, width] in pixels"
+                )
 
     @classmethod
-    def from_mapping(cls, options: Mapping[str, float] | None) -> "Augment":
+    def from_mapping(cls, options: Mapping[str, Any] | None) -> "Augment":
         """Build from a config's mapping; ValueError names the choices for an unknown key."""
         known = [field.name for field in fields(cls)]
         for name in options or {}:
@@ -52,26 +61,49 @@ class Augment:
         return cls(**dict(options or {}))
 
     def __call__(
-        self, frames: NDArray[np.uint8], boxes: NDArray[np.float32], seed: int
+        self,
+        frames: NDArray[np.uint8],
+        boxes: NDArray[np.float32],
+        seed: int,
+        masks: NDArray[np.uint8] | None = None,
     ) -> Augmented:
-        """Change frames (T, H, W, 3) and boxes (N, 4) alike, as ``seed`` decides.
+        """Change frames (T, H, W, 3), boxes (N, 4) and masks (S, H, W) alike, as ``seed`` decides.
 
-        Boxes that leave the picture wholly are left out; ``kept`` tells which ones stayed.
+        Boxes that leave the picture wholly are left out; ``kept`` tells which ones stayed. Values
+        of masks are moved, never mixed.
+
+        Raises:
+            ValueError: A crop that is larger than the picture.
         """
-        if not any(self._values().values()):
-            return Augmented(frames, boxes, np.arange(len(boxes)))
+        height, width = frames.shape[1:3]
+        if masks is None:
+            masks = np.zeros((0, height, width), np.uint8)
+        if self.crop is None and not any(self._values().values()):
+            return Augmented(frames, boxes, np.arange(len(boxes)), masks)
+        if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
+            raise ValueError(
+                f"data.augment.crop={list(self.crop)}: expected at most [{height}, {width}], "
+                "the size of the pictures"
+            )
         self._compose.set_random_seed(seed)
         drawn = self._compose(
-            images=frames, bboxes=boxes.reshape(-1, 4), rows=np.arange(len(boxes))
+            images=frames,
+            bboxes=boxes.reshape(-1, 4),
+            rows=np.arange(len(boxes)),
+            **({"masks": masks} if len(masks) else {}),
         )
+        changed = np.ascontiguousarray(drawn["images"])
         return Augmented(
-            np.ascontiguousarray(drawn["images"]),
+            changed,
             np.asarray(drawn["bboxes"], np.float32).reshape(-1, 4),
             np.asarray(drawn["rows"], np.int64),
+            np.asarray(drawn.get("masks", np.zeros((0, *changed.shape[1:3]))), np.uint8),
         )
 
     def _values(self) -> dict[str, float]:
-        return {field.name: float(getattr(self, field.name)) for field in fields(self)}
+        """Return every number that is a range, by its name."""
+        names = [field.name for field in fields(self) if field.name != "crop"]
+        return {name: float(getattr(self, name)) for name in names}
 
     @cached_property
     def _compose(self) -> Any:
@@ -81,6 +113,8 @@ class Augment:
 
         colour = (self.brightness, self.contrast, self.saturation, self.hue)
         transforms: list[Any] = [albumentations.HorizontalFlip(p=self.flip)]
+        if self.crop is not None:  # first: what is cut away need not be changed
+            transforms.insert(0, albumentations.RandomCrop(self.crop[0], self.crop[1], p=1.0))
         if any(colour):
             b, c, s, h = colour
             jitter = albumentations.ColorJitter(

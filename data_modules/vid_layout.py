@@ -1,17 +1,14 @@
 """Where ImageNet VID keeps its things on disk, and which of the listed ones are there."""
 
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from data_modules.missing import contents, report_missing
 from data_modules.vid_annotations import read_still_list, read_vid_list
 
-logger = logging.getLogger(__name__)
-
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".mov")
-_SHOWN = 3  # names of missing things in a message
 
 
 class Labelled(NamedTuple):
@@ -43,11 +40,8 @@ class VidLayout:
         wanted = ("Data/VID", "Annotations/VID", "ImageSets")
         if all((self.root / folder).is_dir() for folder in wanted):
             return
-        found = "no such folder"
-        if self.root.is_dir():
-            names = sorted(path.name for path in self.root.iterdir())
-            found = ", ".join(names[:_SHOWN]) + (" ..." if len(names) > _SHOWN else "")
-        message = f"{self.root}: expected {', '.join(wanted)} inside, found {found or 'nothing'}"
+        expected = ", ".join(wanted)
+        message = f"{self.root}: expected {expected} inside, found {contents(self.root)}"
         for inner in ("ILSVRC2015", "ILSVRC"):
             if (self.root / inner / "Data").is_dir():
                 message += f"; did you mean {self.root / inner}?"
@@ -121,7 +115,7 @@ def whole_snippets(layout: VidLayout, name: str, allow_missing: bool) -> list[Sn
             missing.append(f"{snippet} has {there} of {length} frames" if there else snippet)
         if there:
             found.append(Snippet(snippet, min(there, length)))
-    _report(layout, path, "snippets", missing, len(lengths), len(found), allow_missing)
+    report_missing(path, layout.root, "snippets", missing, len(lengths), len(found), allow_missing)
     return found
 
 
@@ -147,7 +141,9 @@ def labelled_frames(layout: VidLayout, name: str, allow_missing: bool) -> list[L
             missing[f"frame {entry.frame} of {entry.snippet}"] = None
         else:
             found.append(Labelled(entry.snippet, entry.frame))
-    _report(layout, path, "snippets", list(missing), len(places), len(found), allow_missing)
+    report_missing(
+        path, layout.root, "snippets", list(missing), len(places), len(found), allow_missing
+    )
     return found
 
 
@@ -162,26 +158,5 @@ def stills(layout: VidLayout, name: str, allow_missing: bool) -> list[str]:
     there = [layout.still(n).is_file() and layout.still_annotation(n).is_file() for n in listed]
     missing = [n for n, is_there in zip(listed, there, strict=True) if not is_there]
     found = [n for n, is_there in zip(listed, there, strict=True) if is_there]
-    _report(layout, path, "stills", missing, len(listed), len(found), allow_missing)
+    report_missing(path, layout.root, "stills", missing, len(listed), len(found), allow_missing)
     return found
-
-
-def _report(
-    layout: VidLayout,
-    path: Path,
-    kind: str,
-    missing: list[str],
-    listed: int,
-    found: int,
-    allow_missing: bool,
-) -> None:
-    """Refuse a list whose things are not all there, or log what is left out."""
-    if not missing:
-        return
-    first = ", ".join(missing[:_SHOWN]) + (", ..." if len(missing) > _SHOWN else "")
-    message = f"{path}: {len(missing)} missing in {layout.root}, of {listed} listed {kind}: {first}"
-    if not found:
-        raise FileNotFoundError(f"{message}; nothing is left")
-    if not allow_missing:
-        raise FileNotFoundError(f"{message}; data.allow_missing=true goes on without them")
-    logger.warning("%s; left out (data.allow_missing=true)", message)

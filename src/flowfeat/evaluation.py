@@ -1,12 +1,11 @@
-"""Evaluate one checkpoint at several l, as a copy, and on the paper's pairs."""
+"""Evaluate one checkpoint at several l, as a copy, on streams and on the paper's pairs."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
-import torch
 
-from flowfeat.interfaces import VideoBatch
+from flowfeat.pairs import PairEvaluation, Scores, over_interval, spread
 from flowfeat.speed import key_frame_interval
 from flowfeat.tasks.video_task import VideoTask
 
@@ -21,6 +20,11 @@ def evaluate(
 ) -> dict[str, float]:
     """Run the test streams under every setting.
 
+    The task's ``protocol`` says what its plain figures are: scores of streams (``mAP_l10``, beside
+    ``mAP_pairs_l10``), or of the paper's pairs (``mIoU_l5``, beside ``mIoU_stream_l5``). The latter
+    are given at every l and, at the method's own, by distance: ``mIoU_distance0_l5`` ..., with
+    the worst of them, ``mIoU_worst_l5``.
+
     Args:
         trainer: Runs the streams; callbacks add their own figures (speed).
         task: With its weights.
@@ -30,21 +34,30 @@ def evaluate(
         pairs_every: The paper's l pairs for every n-th labelled frame; 0 leaves them out.
 
     Returns:
-        ``mAP_l10``, ``mAP_copy_l10``, ``mAP_pairs_l10``, ``speedup_l10``, ...; without the suffix
-        for methods that have no key frames.
+        Flat figures by key; without the suffix for methods that have no key frames.
     """
     own = task.temporal.key_frames
     if own is None:
         return _test(trainer, task, data)
+    wanted = sorted({*intervals, own.interval})
+    by_pairs = task.protocol == "pairs"
     report: dict[str, float] = {}
-    for interval in sorted({*intervals, own.interval}):
+    for interval in wanted:
         with key_frame_interval(task.temporal, interval):
-            report |= _suffixed(_test(trainer, task, data), f"_l{interval}")
+            values = _test(trainer, task, data)
+        for name, value in values.items():
+            kind = "stream_" if by_pairs and task.is_score(name) else ""
+            report[f"{name}_{kind}l{interval}"] = value
+    if by_pairs and pairs_every:
+        scores = _pairs(trainer, task, data, wanted[-1], pairs_every)
+        for interval in wanted:
+            report |= _suffixed(over_interval(scores, interval), f"_l{interval}")
+        report |= _suffixed(_by_distance(task, scores[: own.interval]), f"_l{own.interval}")
+    elif pairs_every:
+        scores = _pairs(trainer, task, data, own.interval, pairs_every)
+        report |= _suffixed(over_interval(scores, own.interval), f"_pairs_l{own.interval}")
     if copy:
-        report |= _suffixed(_copied(trainer, task, data), f"_copy_l{own.interval}")
-    if pairs_every:
-        pairs = PairEvaluation(task, own.interval, pairs_every)
-        report |= _suffixed(_test(trainer, pairs, data), f"_pairs_l{own.interval}")
+        report |= _suffixed(_copied(trainer, task, data, pairs_every), f"_copy_l{own.interval}")
     return report
 
 
@@ -54,59 +67,51 @@ def _test(
     return {k: float(v) for k, v in trainer.test(task, datamodule=data, verbose=False)[0].items()}
 
 
-def _suffixed(values: dict[str, float], suffix: str) -> dict[str, float]:
+def _suffixed(values: Scores, suffix: str) -> dict[str, float]:
     return {name + suffix: value for name, value in values.items()}
 
 
-def _copied(trainer: pl.Trainer, task: VideoTask, data: pl.LightningDataModule) -> dict[str, float]:
-    """Score the method with zero flow; its speed is of no interest."""
+def _pairs(
+    trainer: pl.Trainer,
+    task: VideoTask,
+    data: pl.LightningDataModule,
+    interval: int,
+    every: int,
+) -> list[Scores]:
+    """Return the scores of the paper's pairs at distance 0 .. interval - 1."""
+    pairs = PairEvaluation(task, interval, every)
+    trainer.test(pairs, datamodule=data, verbose=False)
+    return pairs.by_distance
+
+
+def _by_distance(task: VideoTask, scores: Sequence[Scores]) -> dict[str, float]:
+    return spread(scores, task.monitor, task.monitor_mode)
+
+
+def _copied(
+    trainer: pl.Trainer, task: VideoTask, data: pl.LightningDataModule, pairs_every: int
+) -> dict[str, float]:
+    """Score the method with zero flow, by the task's own protocol; its speed is of no interest."""
+    own = task.temporal.key_frames
+    with _copying(task) as possible:
+        if not possible or own is None:
+            return {}
+        if task.protocol == "pairs":
+            if not pairs_every:
+                return {}
+            scores = _pairs(trainer, task, data, own.interval, pairs_every)
+            return over_interval(scores, own.interval) | _by_distance(task, scores)
+        values = _test(trainer, task, data)
+    return {name: value for name, value in values.items() if task.is_score(name)}
+
+
+@contextmanager
+def _copying(task: VideoTask) -> Iterator[bool]:
+    """Copy features instead of propagating them inside the block, if the method has a flow."""
     moving, copying = task.temporal, task.temporal.copying()
-    if copying is None:
-        return {}
-    task.temporal = copying
+    if copying is not None:
+        task.temporal = copying
     try:
-        scores = _test(trainer, task, data)
+        yield copying is not None
     finally:
         task.temporal = moving
-    return {name: value for name, value in scores.items() if name in task.metrics}
-
-
-class PairEvaluation(pl.LightningModule):
-    """The paper's protocol: for a labelled frame i all l pairs (k, i), k = i - l + 1 .. i.
-
-    Pairs that would begin before the video are left out. Frames stay in memory for l - 1 steps.
-    """
-
-    def __init__(self, task: VideoTask, interval: int, every: int) -> None:
-        super().__init__()
-        self.task = task
-        self.interval = interval
-        self.every = every
-        self._past: torch.Tensor | None = None  # (1, <= l - 1, 3, H, W), owned by the test loop
-
-    def on_test_epoch_start(self) -> None:
-        self._past = None
-        self.task.reset_metrics()
-
-    def test_step(self, batch: Any, batch_index: int) -> None:
-        video: VideoBatch = batch
-        past = None if bool(video["starts"].all()) else self._past
-        clip = video["frames"] if past is None else torch.cat((past, video["frames"]), dim=1)
-        before = clip.shape[1] - video["frames"].shape[1]
-        for t in range(video["frames"].shape[1]):
-            if int(video["indices"][0, t]) % self.every == self.every - 1:
-                self._score(clip, before + t, batch, t)
-        self._past = clip[:, -(self.interval - 1) :] if self.interval > 1 else None
-
-    def _score(self, clip: torch.Tensor, current: int, batch: Any, step: int) -> None:
-        """Score every pair that ends on one frame, each as a result of its own."""
-        keys = torch.arange(max(0, current - self.interval + 1), current + 1)[None]
-        output = self.task.temporal.pairs(clip, keys, torch.full_like(keys, current))
-        raw = self.task.head(output.features, output.frames)
-        sizes = batch["sizes"].expand(keys.shape[1], -1)
-        for predictions in self.task.head.postprocess(raw, sizes):
-            self.task.score([predictions], self.task.truth(batch, step))
-
-    def on_test_epoch_end(self) -> None:
-        for name, value in self.task.computed_metrics().items():
-            self.log(name, value)

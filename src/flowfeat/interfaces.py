@@ -16,6 +16,8 @@ snippets     B strings              names of the snippets
 boxes        B * S of (N, 4) f32    detection: xyxy, half-open, network pixels
 labels       B * S of (N,) i64      detection: 0 .. num_classes - 1, no background
 tracks       B * S of (N,) i64      detection: track ids, -1 where unknown
+label_maps   B * S of (H, W) u8     segmentation: 0 .. num_classes - 1, 255 is ignored; at network
+                                    resolution in training, at the label's own in evaluation
 ===========  =====================  ==========================================================
 
 Entry ``b * S + s`` of a per-target list belongs to target ``s`` of clip ``b``. Flow is ``(dx, dy)``
@@ -53,6 +55,12 @@ class DetectionBatch(VideoBatch):
     boxes: list[Tensor]  # B * S of (N, 4)
     labels: list[Tensor]  # B * S of (N,)
     tracks: list[Tensor]  # B * S of (N,)
+
+
+class SegmentationBatch(VideoBatch):
+    """A batch with a label map for every target step; streams may have steps without a label."""
+
+    label_maps: list[Tensor]  # B * S of (H, W) u8
 
 
 class Detections(NamedTuple):

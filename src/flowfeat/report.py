@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 KEY = re.compile(r"[A-Za-z0-9_]+")
-COLUMN = re.compile(r"(?P<name>.+?)_(?P<setting>(?:[a-z]+_)?l(?P<interval>\d+))")
+COLUMN = re.compile(r"(?P<name>.+?)_(?P<setting>(?:(?:copy|pairs|stream)_)?l(?P<interval>\d+))")
 
 
 def write_results(results: Mapping[str, float], folder: Path) -> Path:

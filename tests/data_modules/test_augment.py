@@ -43,6 +43,35 @@ def test_the_seed_decides():
     assert 70 < sum(flipped) < 130
 
 
+def test_a_crop_cuts_frames_boxes_and_masks_at_one_place():
+    masks = np.arange(2 * 24 * 40, dtype=np.uint16).reshape(2, 24, 40).astype(np.uint8)
+    places = set()
+    for seed in range(30):
+        drawn = Augment(crop=[10, 16], flip=0.5)(FRAMES, BOXES[1:2], seed, masks)
+        assert drawn.frames.shape == (3, 10, 16, 3)
+        found = [
+            (y, x, flip)
+            for y in range(24 - 9)
+            for x in range(40 - 15)
+            for flip in (1, -1)
+            if np.array_equal(FRAMES[:, y : y + 10, x : x + 16][:, :, ::flip], drawn.frames)
+        ]
+        ((y, x, flip),) = found  # the one place that looks like this
+        assert np.array_equal(drawn.masks, masks[:, y : y + 10, x : x + 16][:, :, ::flip])
+        np.testing.assert_allclose(drawn.boxes, [[0, 0, 16, 10]], atol=1e-4)
+        places.add((y, x, flip))
+    assert len(places) > 25
+    assert max(y for y, _, _ in places) > 10
+    assert max(x for _, x, _ in places) > 18
+
+
+def test_a_crop_larger_than_the_picture_is_refused():
+    with pytest.raises(ValueError, match=r"crop=\[25, 16\]: expected at most \[24, 40\]"):
+        Augment(crop=[25, 16])(FRAMES, BOXES, 0)
+    with pytest.raises(ValueError, match=r"crop=\[8\]: expected \[height, width\]"):
+        Augment(crop=[8])
+
+
 def test_nothing_to_do_and_no_boxes():
     drawn = Augment()(FRAMES, BOXES, 3)
     assert np.array_equal(drawn.frames, FRAMES)
@@ -53,7 +82,7 @@ def test_nothing_to_do_and_no_boxes():
 
 
 def test_bad_options_name_the_choices():
-    with pytest.raises(ValueError, match=r"augment\.flop: expected one of flip, brightness"):
+    with pytest.raises(ValueError, match=r"augment\.flop: expected one of crop, flip, brightness"):
         Augment.from_mapping({"flop": 0.5})
     with pytest.raises(ValueError, match=r"augment\.flip=1.5: expected 0 .. 1"):
         Augment.from_mapping({"flip": 1.5})

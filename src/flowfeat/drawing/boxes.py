@@ -101,7 +101,7 @@ def draw_detections(
         _outline(canvas, truth.detach().cpu() * zoom, [WHITE] * len(truth), [""] * len(truth))
     _outline(canvas, boxes[kept] * zoom, [class_colour(n) for n in names], texts)
     if key is not None:
-        _mark_key(canvas, key)
+        mark_key(canvas, key)
     return np.asarray(canvas).copy()
 
 
@@ -143,7 +143,8 @@ def _pixels(box: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int,
     return (left, top, right, bottom) if left <= right and top <= bottom else None
 
 
-def _mark_key(canvas: Image.Image, key: bool) -> None:
+def mark_key(canvas: Image.Image, key: bool) -> None:
+    """Mark the upper right corner: a disc and the word for a key frame, a ring for any other."""
     pen = ImageDraw.Draw(canvas)
     high = letter_height(canvas.size)
     gap = max(2, high // 3)

@@ -1,7 +1,7 @@
 """What every task shares: a temporal module and a head, trained on clips, evaluated on streams."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ class VideoTask(pl.LightningModule, ABC):
     metrics: nn.ModuleDict  # name in the report -> Metric
     monitor: str  # the metric that chooses best.ckpt
     monitor_mode = "max"
+    protocol: Literal["streams", "pairs"] = "streams"
+    """What the report's plain figures (``mAP_l10``, ``mIoU_l5``) come from; the other way is named:
+    ``mAP_pairs_l10``, ``mIoU_stream_l5``."""
 
     def __init__(
         self,
@@ -102,6 +105,10 @@ class VideoTask(pl.LightningModule, ABC):
     def computed_metrics(self) -> dict[str, Tensor]:
         """Return every metric's value over all ranks, by its name in the report."""
         return {name: metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
+
+    def is_score(self, name: str) -> bool:
+        """Say whether ``computed_metrics`` gives a figure of this name."""
+        return name in self.metrics
 
     def reset_metrics(self) -> None:
         """Forget what was scored."""
