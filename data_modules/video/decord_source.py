@@ -43,6 +43,8 @@ def decord_distrust(index: VideoIndex) -> str:
         return index.counted
     if index.container not in DECORD_CONTAINERS or index.codec not in ("h264", "mpeg4"):
         return f"decord is not known to be exact on {index.codec} in {index.container}"
+    if index.pixels != "yuv420p":
+        return f"decord converts {index.pixels} pictures in its own way"
     if index.packets.hidden.any():
         return "an edit list hides frames that decord would count"
     if not index.packets.closed:

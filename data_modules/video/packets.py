@@ -72,8 +72,10 @@ def read_packets(container: av.container.InputContainer, stream: av.VideoStream)
                     all_idr = False
     except av.FFmpegError as error:
         damage = damage or f"reading stops after packet {len(pts)} ({error.strerror})"
-    if not damage and len(pts) < stream.frames:
-        damage = f"{len(pts)} of {stream.frames} packets are there"
+    # AVI counts dropped frames, which have no packet, among its frames; its times count them too.
+    found = max([dts[-1] + 1, len(pts)]) if container.format.name == "avi" and dts else len(pts)
+    if not damage and found < stream.frames:
+        damage = f"{found} of {stream.frames} packets are there"
     return PacketTable(
         np.array(pts, dtype=np.int64),
         np.array(dts, dtype=np.int64),

@@ -14,7 +14,6 @@ from data_modules.video.stamped import (
     first_video_stream,
     open_container,
     stamped_frames,
-    use_threads,
     video_stream,
     whole_packets,
 )
@@ -40,6 +39,7 @@ class VideoIndex:
     stream: int
     container: str
     codec: str
+    pixels: str  # format of the decoded pictures
     video_streams: int
     fps: float
     size: tuple[int, int]  # height, width, after rotation
@@ -118,7 +118,6 @@ def _index(
     table = read_packets(container, stream)
     with open_container(path) as again:
         same = video_stream(again, stream.index)
-        use_threads(same, many=False)
         first = next(stamped_frames(whole_packets(again, same), same, 0), None)
     if first is None:
         raise ValueError(f"{path}: a video of zero frames ({len(table)} packets, none decodes)")
@@ -137,6 +136,7 @@ def _index(
         stream=stream.index,
         container=container.format.name,
         codec=stream.codec_context.name,
+        pixels=first.format.name,
         video_streams=len(container.streams.video),
         fps=float(rate),
         size=(first.width, first.height) if turned else (first.height, first.width),
@@ -182,7 +182,6 @@ def _count(path: Path, index: int, table: PacketTable) -> tuple[NDArray[np.int64
     """Decode everything once; ranks only where presentation times agree with what was shown."""
     with open_container(path) as container:
         stream = video_stream(container, index)
-        use_threads(stream, many=False)
         frames = stamped_frames(whole_packets(container, stream), stream, 0)
         order = np.array([-1 if f.pts is None else f.pts for f in frames], dtype=np.int64)
     if not table.timed or (order < 0).any() or len(np.unique(order)) < len(order):

@@ -17,7 +17,6 @@ from data_modules.video.probe import VideoIndex
 from data_modules.video.stamped import (
     open_container,
     stamped_frames,
-    use_threads,
     video_stream,
     whole_packets,
 )
@@ -72,8 +71,6 @@ class _Cursor:
     def __init__(self, index: VideoIndex) -> None:
         self._index = index
         self._warned = False
-        # Broken data is concealed differently by several threads, so the count would not hold.
-        self._threads = index.rank is not None and not index.packets.damage
         self._frames: Iterator[av.VideoFrame]
         self._origin = 0  # packet at which decoding began
         self._fed = -1  # packet that the decoder has got last
@@ -127,9 +124,7 @@ class _Cursor:
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         container = open_container(self._index.path)
-        stream = video_stream(container, self._index.stream)
-        use_threads(stream, many=self._threads)
-        return container, stream
+        return container, video_stream(container, self._index.stream)
 
     def _restart(self) -> None:
         """Go to the beginning, by opening anew: some files cannot seek even there."""

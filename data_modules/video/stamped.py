@@ -7,14 +7,10 @@ of a packet to its picture, whatever order they show the pictures in.
 
 from __future__ import annotations  # av.Packet takes its type argument in its stubs only
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
-from torch.utils.data import get_worker_info
-
-MOST_THREADS = 4
 
 
 def open_container(path: Path) -> av.container.InputContainer:
@@ -23,8 +19,14 @@ def open_container(path: Path) -> av.container.InputContainer:
 
 
 def video_stream(container: av.container.InputContainer, index: int) -> av.VideoStream:
-    """Return the video stream with this index in its container."""
-    return next(stream for stream in container.streams.video if stream.index == index)
+    """Return the video stream with this index in its container, ready to be decoded.
+
+    It gets one thread: several conceal damage differently, and data-loading workers share cores.
+    """
+    stream = next(stream for stream in container.streams.video if stream.index == index)
+    stream.thread_type = "NONE"
+    stream.codec_context.thread_count = 1
+    return stream
 
 
 def first_video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -33,17 +35,6 @@ def first_video_stream(container: av.container.InputContainer) -> av.VideoStream
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     default = [s for s in streams if s.disposition & av.stream.Disposition.default]
     return next(iter(default + streams), None)
-
-
-def use_threads(stream: av.VideoStream, many: bool) -> None:
-    """Decode with several threads, except in data-loading workers, which share the cores."""
-    count = min(MOST_THREADS, os.cpu_count() or 1)
-    if many and count > 1 and get_worker_info() is None:
-        stream.thread_type = "FRAME"
-        stream.codec_context.thread_count = count
-    else:
-        stream.thread_type = "NONE"
-        stream.codec_context.thread_count = 1
 
 
 def whole_packets(
