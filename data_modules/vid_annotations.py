@@ -183,16 +183,16 @@ class Annotations:
             boxes.append((x1, y1, x2 + 1, y2 + 1))
             labels.append(self._labels[name])
             tracks.append(int(_number(path, "trackid", texts.get("trackid", "-1"))))
-        size = [
-            int(_number(path, key, root.findtext(f"size/{key}", "0")))
-            for key in ("height", "width")
-        ]
+        height, width = (
+            int(_number(path, side, root.findtext(f"size/{side}", "0")))
+            for side in ("height", "width")
+        )
         objects = Objects(
             np.array(boxes, np.float32).reshape(-1, 4),
             np.array(labels, np.int64),
             np.array(tracks, np.int64),
         )
-        return objects, (size[0], size[1])
+        return objects, (height, width)
 
 
 def _number(path: Path, key: str, text: str | None) -> float:

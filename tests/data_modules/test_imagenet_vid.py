@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -67,6 +68,18 @@ def root(tmp_path: Path) -> Path:
     write_list(root, "VID_val_videos.txt", [f"{name} {first} 0 {n}" for name, first, n in ids])
     write_list(root, "DET_train_30classes.txt", ["train/still0 1", "train/still1 1"])
     return root
+
+
+def replace_by_video(folder: Path, snippet: int, length: int) -> None:
+    """Put one H.264 file in the place of a folder of pictures."""
+    with av.open(str(folder.with_suffix(".mp4")), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 40, "yuv420p"
+        for frame in range(length):
+            image = av.VideoFrame.from_ndarray(picture(snippet, frame, 64), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode())
+    shutil.rmtree(folder)
 
 
 def write_list(root: Path, name: str, lines: list[str]) -> Path:
@@ -192,6 +205,31 @@ def test_samples_do_not_depend_on_workers(root):
     for one, two in zip(batches(0), batches(2), strict=True):
         assert torch.equal(one["frames"], two["frames"])
         assert torch.equal(one["seeds"], two["seeds"])
+
+
+def test_snippets_may_be_video_files(root):
+    def streamed() -> list[dict]:
+        return list(vid(root, stream_chunk=4, num_workers=1).val_dataloader())
+
+    from_folders = streamed()
+    for number, name in enumerate(list(LENGTHS)[2:], 2):
+        folder = root / "Data/VID" / name
+        replace_by_video(folder, number, LENGTHS[name])
+    from_files = streamed()
+    for one, two in zip(from_folders, from_files, strict=True):
+        assert one["snippets"] == two["snippets"]
+        assert torch.equal(one["indices"], two["indices"])
+        assert float((one["frames"] - two["frames"]).abs().mean()) < 0.02
+
+
+def test_a_video_shorter_than_its_annotations_is_named(root):
+    for frame in range(12, 15):
+        text = annotation(box(frame), width=64)
+        (root / f"Annotations/VID/{TRAIN}0/{frame:06d}.xml").write_text(text)
+    replace_by_video(root / f"Data/VID/{TRAIN}0", 0, 12)
+    write_list(root, "late.txt", [f"{TRAIN}0 1 14 15", f"{TRAIN}0 1 14 15"])
+    with pytest.raises(ValueError, match=r"0.mp4: frame 14 is listed: expected 0 .. 11"):
+        list(vid(root, train_list="late.txt").train_dataloader())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
