@@ -123,6 +123,8 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
             ) from None
         seconds = time.perf_counter() - begin
         log.info(f"wrote {finals[0]} and {finals[1].name}")
+        if most and task.temporal.key_frames is not None:
+            log.info(f"comparing with per-frame evaluation on the first {most} frames at most")
         baseline = measure_baseline(task, video.chunks(), most)
     return Summary(video.name, clock.frames, seconds, clock.seconds, baseline).line(task.temporal)
 
