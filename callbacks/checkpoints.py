@@ -153,6 +153,8 @@ def resume_command(path: Path) -> str:
         if key in chosen:
             chosen[key] = f" {key.upper()}={value}"
         elif key != "resume":
-            rest.append(shlex.quote(override))
-    rest.append(shlex.quote(f"resume={path}"))
-    return f'make train{"".join(chosen.values())} ARGS="{" ".join(rest)}"'
+            rest.append(override)
+    arguments = shlex.join([*rest, f"resume={path}"]).replace("$", "$$")  # make's own $
+    plain = not set(arguments) & set('"$`\\')
+    quoted = f'"{arguments}"' if plain else shlex.quote(arguments)
+    return f"make train{''.join(chosen.values())} ARGS={quoted}"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -118,12 +119,14 @@ def figures(profile: Profile, intervals: Sequence[int]) -> dict[str, float]:
     own = "" if profile.interval is None else f"_l{profile.interval}"
     if profile.stream is not None:
         out[f"fps/measured{own}"] = profile.stream.fps
+        if profile.interval is not None:
+            out[f"speedup/measured{own}"] = profile.stream.speedup
     if "F" not in profile.flops.costs:
         return out
     for row in comparisons(profile, intervals):
-        for kind in ("flops", "time", "measured", "paper"):
+        for kind in ("flops", "time", "paper"):
             value = getattr(row, kind)
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 out[row.key.format(kind)] = value
     return out
 
@@ -167,8 +170,9 @@ def gain_warning(config: DictConfig, flops: PartCosts, size: tuple[int, int]) ->
         return None
     features = meta_features(config.features, config.trust)
     name, speedup = best_flow(flops, features, size, interval, config.trust)
-    gain = f"s = {flops.speedup(interval):.2f} by FLOPs at l = {interval}"
-    return f"little gain: {gain}; flow={name} would give s = {speedup:.2f}"
+    now = flops.speedup(interval)
+    gain = f"{'little' if now > 1 else 'no'} gain: s = {now:.2f} by FLOPs at l = {interval}"
+    return f"{gain}; flow={name} would give s = {speedup:.2f}"
 
 
 def profile_model(config: DictConfig) -> dict[str, float]:

@@ -3,6 +3,7 @@
 Decoding and resizing are never counted; post-processing always is.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -60,9 +61,10 @@ class PartCosts:
 
     @property
     def inverse_ratio_eq6(self) -> float:
-        """Inverse cost ratio 1/r of Eq. 6: N_feat over F with its scale output."""
+        """Inverse cost ratio 1/r of Eq. 6: N_feat over F with its scale; infinite if F is free."""
         self._require("N_feat", "F")
-        return self.costs["N_feat"] / self.costs["F"]
+        flow = self.costs["F"]
+        return self.costs["N_feat"] / flow if flow else math.inf
 
     def speedup(self, interval: int) -> float:
         """Return s of Eq. 7 at l = ``interval`` with r of Eq. 5; 1 at l = 1, whatever r is."""
@@ -76,7 +78,7 @@ class PartCosts:
         return sum(self.costs.get(part, 0.0) for part in parts)
 
     def _require(self, *parts: str) -> None:
-        missing = [part for part in parts if not self.costs.get(part)]
+        missing = [part for part in parts if part not in self.costs]
         if missing:
             raise ValueError(f"r of Eq. 5 needs the cost of {' and '.join(missing)}")
 

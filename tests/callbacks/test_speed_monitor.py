@@ -1,0 +1,221 @@
+"""The monitor measures the right frames, and its figures are those of networks with known costs."""
+
+import re
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+
+from callbacks.speed_monitor import SpeedMonitor
+from flowfeat.evaluation import evaluate
+from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
+from flowfeat.key_frames.schedules import Fixed
+from flowfeat.optimization import Optimization
+from flowfeat.speed import speedup_eq7
+from flowfeat.tasks.video_task import VideoTask
+from flowfeat.temporal.feature_flow import FeatureFlow
+from flowfeat.temporal.per_frame import PerFrame
+
+SIZE = (16, 24)  # 2 x 3 cells
+
+
+class Sleepy(FeatureNetwork):
+    channels, strides = (6,), (8,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 8, stride=8)
+
+    def trunk(self, frames: Tensor) -> Features:
+        time.sleep(0.01)
+        return (self.conv(frames),)
+
+
+class SleepyFlow(FlowNetwork):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 2, 8, stride=8)
+
+    def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def forward(self, current: Tensor, key: Tensor) -> Flow:
+        time.sleep(0.002)
+        return Flow(self.conv(torch.cat((current, key), 1)), None)
+
+
+class Head(TaskHead):
+    def forward(self, features: Features, frames: Tensor) -> Tensor:
+        return features[-1]
+
+    def postprocess(self, raw: Tensor, sizes: Tensor) -> Any:
+        return raw
+
+    def loss(self, raw: Any, labels: Any) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Task(VideoTask):
+    monitor = "score"
+
+    def __init__(self, temporal: Any) -> None:
+        super().__init__(temporal, Head(), ("a",), OPTIMIZATION)
+        self.metrics = nn.ModuleDict({"score": MeanMetric()})
+
+    def labels(self, batch: Any) -> Any:
+        raise NotImplementedError
+
+    def truth(self, batch: Any, step: int) -> Any:
+        return None
+
+    def score(self, predictions: Any, truth: Any) -> None:
+        self.metrics["score"].update(1.0)  # type: ignore[operator]
+
+
+OPTIMIZATION = Optimization(
+    lambda parameters: torch.optim.SGD(parameters, 0.1), lambda step, total: 1.0
+)
+
+
+def chunk(snippet: str, start: int, length: int) -> dict[str, Any]:
+    """Frames whose values are 100 x the snippet's number + the frame's number."""
+    numbers = torch.arange(start, start + length)
+    values = 100.0 * (ord(snippet) - ord("a")) + numbers
+    return {
+        "frames": values.view(1, -1, 1, 1, 1).expand(1, length, 3, *SIZE).contiguous(),
+        "sizes": torch.tensor([SIZE]),
+        "indices": numbers[None],
+        "targets": torch.arange(length)[None],
+        "starts": torch.tensor([start == 0]),
+        "snippets": [snippet],
+    }
+
+
+class Chunks(pl.LightningDataModule):
+    def __init__(self, *chunks: dict[str, Any]) -> None:
+        super().__init__()
+        self.chunks = chunks
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(list(self.chunks), batch_size=None)  # type: ignore[arg-type]
+
+
+def method(interval: int = 4) -> FeatureFlow:
+    return FeatureFlow(Sleepy(), SleepyFlow(), Fixed(interval))
+
+
+@pytest.fixture
+def trainer(tmp_path: Any) -> Callable[[SpeedMonitor], pl.Trainer]:
+    def build(monitor: SpeedMonitor) -> pl.Trainer:
+        return pl.Trainer(
+            default_root_dir=tmp_path,
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[monitor],
+        )
+
+    return build
+
+
+STREAM = [chunk("a", 0, 3), chunk("b", 0, 4), chunk("b", 4, 4), chunk("c", 0, 2)]
+
+
+def test_figures_are_reported_for_every_l(trainer: Any) -> None:
+    monitor = SpeedMonitor(frames=8, seconds=1.2)
+    report = evaluate(trainer(monitor), Task(method()), Chunks(*STREAM), intervals=(1, 4))
+    assert all(re.fullmatch(r"[A-Za-z0-9_]+", key) for key in report)
+    cells = 6
+    assert report["gflops_N_feat_l4"] == pytest.approx(2e-9 * cells * 6 * 3 * 64)
+    assert report["gflops_F_l4"] == pytest.approx(2e-9 * cells * 2 * 6 * 64)
+    assert report["gflops_W_l4"] == pytest.approx(8e-9 * cells * 6)
+    assert 10 <= report["ms_N_feat_l4"] < 30
+    assert 2 <= report["ms_F_l4"] < 10
+    eq5 = (2 * cells * 2 * 6 * 64 + 8 * cells * 6) / (2 * cells * 6 * 3 * 64)
+    assert report["speedup_eq7_flops_l4"] == pytest.approx(speedup_eq7(4, eq5))
+    assert report["speedup_eq7_time_l4"] == pytest.approx(speedup_eq7(4, 0.2), rel=0.3)
+    assert report["speedup_l4"] == pytest.approx(speedup_eq7(4, 0.2), rel=0.3)
+    for name in ("speedup_l1", "speedup_eq7_time_l1", "speedup_eq7_flops_l1"):
+        assert report[name] == 1
+    assert report["fps_l4"] == pytest.approx(report["fps_l1"] * report["speedup_l4"], rel=0.3)
+    assert "gflops_F_l1" not in report
+    assert not any("fps_copy" in key for key in report)
+    assert report["score_l4"] == 1
+
+
+def test_a_method_without_key_frames_has_no_speedup(trainer: Any) -> None:
+    report = evaluate(trainer(SpeedMonitor(8, 0.2)), Task(PerFrame(Sleepy())), Chunks(*STREAM))
+    assert 30 < report["fps"] < 100  # N_feat sleeps for 10 ms
+    assert not [key for key in report if key.startswith("speedup")]
+
+
+class Kept(SpeedMonitor):
+    """Notes the clip instead of measuring it."""
+
+    clip: Tensor | None = None
+
+    def measure(self, task: VideoTask, frames: Tensor, sizes: Tensor) -> dict[str, float]:
+        self.clip = frames
+        return {"fps": 7.0}
+
+
+def kept(trainer: Any, frames: int, *chunks: dict[str, Any]) -> list[float]:
+    monitor = Kept(frames)
+    trainer(monitor).test(Task(method()), datamodule=Chunks(*chunks), verbose=False)
+    assert monitor.clip is not None
+    return monitor.clip[0, :, 0, 0, 0].tolist()
+
+
+def test_the_longest_run_of_one_video_is_measured(trainer: Any) -> None:
+    assert kept(trainer, 40, *STREAM) == [100 + i for i in range(8)]
+
+
+def test_no_more_frames_are_kept_than_asked_for(trainer: Any) -> None:
+    assert kept(trainer, 6, *STREAM) == [100 + i for i in range(6)]
+    assert kept(trainer, 2, *STREAM) == [0, 1]
+
+
+def test_gaps_and_new_starts_break_a_run(trainer: Any) -> None:
+    gap = [chunk("a", 0, 2), chunk("a", 4, 2), chunk("a", 6, 1)]
+    assert kept(trainer, 40, *gap) == [4, 5, 6]
+    twice = [chunk("a", 0, 3), chunk("a", 0, 2), chunk("a", 2, 2)]
+    assert kept(trainer, 40, *twice) == [0, 1, 2, 3]
+
+
+def test_other_modules_are_passed_over(trainer: Any) -> None:
+    class Other(pl.LightningModule):
+        def test_step(self, batch: Any, index: int) -> None:
+            self.log("x", 1.0)
+
+    (result,) = trainer(SpeedMonitor()).test(Other(), datamodule=Chunks(*STREAM), verbose=False)
+    assert result == {"x": 1.0}
+
+
+def test_other_ranks_log_what_the_first_one_measured() -> None:
+    logged: dict[str, float] = {}
+    task = Task(method())
+    task.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
+    rank1: Any = SimpleNamespace(
+        is_global_zero=False, strategy=SimpleNamespace(broadcast=lambda mine: {"fps": 7.0, **mine})
+    )
+    monitor = Kept()
+    monitor.on_test_epoch_start(rank1, task)
+    monitor.on_test_batch_end(rank1, task, None, STREAM[0], 0)  # type: ignore[arg-type]
+    monitor.on_test_epoch_end(rank1, task)
+    assert monitor.clip is None
+    assert logged == {"fps": 7.0}
+
+
+@pytest.mark.parametrize(("frames", "seconds"), [(1, 1.0), (8, 0.0)])
+def test_impossible_settings_are_refused(frames: int, seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"callbacks\.speed\."):
+        SpeedMonitor(frames, seconds)
