@@ -1,7 +1,5 @@
 """Deep Feature Flow: N_feat on key frames, its features carried to the others by a learned flow."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -18,15 +16,15 @@ from flowfeat.interfaces import (
 )
 from flowfeat.metering import part
 from flowfeat.ops.warp import resize_flow, warp
-
-
-@dataclass(frozen=True)
-class KeyFrames:
-    """State of B streams: what the next frames are propagated from."""
-
-    frames: Tensor  # (B, 3, H, W), the key frames
-    features: Features  # N_feat's trunk on them
-    age: Tensor  # (B,) i64 on the CPU, frames since the key frame
+from flowfeat.temporal.key_memory import (
+    KeyFrames,
+    ages,
+    fitting,
+    latest_keys,
+    put_rows,
+    renew,
+    run_pairs,
+)
 
 
 class FeatureFlow(TemporalModule):
@@ -50,37 +48,20 @@ class FeatureFlow(TemporalModule):
     def step(
         self, frames: Tensor, starts: Tensor, state: KeyFrames | None
     ) -> tuple[Output, KeyFrames]:
-        if state is not None and state.frames.shape != frames.shape:
-            state = None  # another resolution: nothing that was remembered fits
-        if state is None:
-            age = torch.zeros(len(frames), dtype=torch.int64)
-            flow = None
-        else:
-            age = torch.where(starts, 0, state.age + 1)
-            flow = self._flow(frames, state.frames) if self.key_frames.needs_flow else None
+        state = fitting(state, frames)
+        age = ages(state, starts)
+        flow = None
+        if state is not None and self.key_frames.needs_flow:
+            flow = self._flow(frames, state.frames)
         keys = None if state is None else state.frames
         is_key = (age == 0) | self.key_frames(age, frames, keys, flow)
-        state = self._renew(frames, is_key, age, state)
+        state = renew(state, frames, is_key, age, self._trunk)
         propagated = self._propagate_rows(state, frames, ~is_key, flow)
         return self._output(propagated, frames, is_key), state
 
-    def _renew(
-        self, frames: Tensor, is_key: Tensor, age: Tensor, state: KeyFrames | None
-    ) -> KeyFrames:
-        """Run N_feat where a key frame falls, and remember it."""
-        age = torch.where(is_key, 0, age)
-        if state is not None and not is_key.any():
-            return KeyFrames(state.frames, state.features, age)
-        if state is None or is_key.all():
-            with part("N_feat"):
-                return KeyFrames(frames, self.features.trunk(frames), age)
-        rows = is_key.nonzero().flatten().to(frames.device)
+    def _trunk(self, frames: Tensor) -> Features:
         with part("N_feat"):
-            fresh = self.features.trunk(frames[rows])
-        features = tuple(
-            old.index_copy(0, rows, new) for old, new in zip(state.features, fresh, strict=True)
-        )
-        return KeyFrames(state.frames.index_copy(0, rows, frames[rows]), features, age)
+            return self.features.trunk(frames)
 
     def _propagate_rows(
         self, state: KeyFrames, frames: Tensor, moved: Tensor, flow: Flow | None
@@ -97,9 +78,7 @@ class FeatureFlow(TemporalModule):
         warped = self._propagate(
             tuple(level[rows] for level in state.features), frames[rows], state.frames[rows], flow
         )
-        return tuple(
-            old.index_copy(0, rows, new) for old, new in zip(state.features, warped, strict=True)
-        )
+        return put_rows(state.features, rows, warped)
 
     def _flow(self, current: Tensor, key: Tensor) -> Flow:
         with part("F"):
@@ -132,26 +111,10 @@ class FeatureFlow(TemporalModule):
         return (indices == indices[:, :1]).cpu()
 
     def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
-        steps = torch.arange(clip.shape[1]).expand(is_key.shape)
-        latest = torch.where(is_key.cpu(), steps, -1).cummax(dim=1).values  # (B, T)
-        return self.pairs(clip, latest.gather(1, targets.cpu()), targets)
+        return self.pairs(clip, latest_keys(is_key, targets), targets)
 
     def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:
-        keys, targets = keys.cpu(), targets.cpu()
-        if (keys < 0).any() or (keys > targets).any():
-            raise ValueError("every target needs a key frame at or before it in its clip")
-        length = clip.shape[1]
-        first = torch.arange(len(clip))[:, None] * length
-        key_rows, current_rows = (first + keys).flatten(), (first + targets).flatten()
-        # A key frame that serves several targets runs through N_feat once.
-        unique, inverse = key_rows.unique(return_inverse=True)
-        flat = clip.flatten(0, 1)
-        with part("N_feat"):
-            fresh = self.features.trunk(flat[unique.to(clip.device)])
-        current, key = flat[current_rows.to(clip.device)], flat[key_rows.to(clip.device)]
-        features = tuple(level[inverse.to(clip.device)] for level in fresh)
-        is_key = key_rows == current_rows
-        state = KeyFrames(key, features, torch.zeros_like(key_rows))
+        current, is_key, state = run_pairs(clip, keys, targets, self._trunk)
         propagated = self._propagate_rows(state, current, ~is_key, None)
         if self.training and is_key.all():
             # No pair needed the flow network; ranks that average gradients still expect its own.
