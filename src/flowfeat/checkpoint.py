@@ -1,5 +1,6 @@
 """Checkpoints that carry their own composed config, and are read without running foreign code."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,14 @@ class Provenance(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint[KEY] = self.record
+
+
+def write_checkpoint(path: Path, task: VideoTask, config: DictConfig) -> None:
+    """Write a task that was put together, not trained; the file appears when it is whole."""
+    partial = path.with_suffix(".ckpt.tmp")
+    record = Provenance(config, tuple(task.classes)).record
+    torch.save({"state_dict": task.state_dict(), KEY: record}, partial)
+    os.replace(partial, path)
 
 
 class Checkpoint(NamedTuple):
@@ -96,7 +105,11 @@ def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Vi
 def _without_other_weights(config: DictConfig) -> DictConfig:
     """Return the config without the weights that training began with: nothing is fetched again."""
     config = config.copy()
-    for key, value in (("features.pretrained", False), ("features.checkpoint_path", None)):
+    for key, value in (
+        ("features.pretrained", False),
+        ("features.checkpoint_path", None),
+        ("flow.weights", None),
+    ):
         if OmegaConf.select(config, key):
             OmegaConf.update(config, key, value)
     return config

@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule, with a factor per part of the model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,8 +68,25 @@ class Optimization:
         return optimizer, LambdaLR(optimizer, lambda step: self.schedule(step, total))
 
 
+def frozen(parts: Mapping[str, nn.Module], factors: Mapping[str, float]) -> list[nn.Module]:
+    """Return the parts whose factor is 0."""
+    return [module for name, module in parts.items() if factors.get(name, 1.0) == 0]
+
+
 def freeze(parts: Mapping[str, nn.Module], factors: Mapping[str, float]) -> None:
     """Take the gradient from every part whose factor is 0."""
-    for name, module in parts.items():
-        if factors.get(name, 1.0) == 0:
-            module.requires_grad_(False)
+    for module in frozen(parts, factors):
+        module.requires_grad_(False)
+
+
+@contextmanager
+def thawed(module: nn.Module) -> Iterator[None]:
+    """Let a frozen module learn inside the block; one that learns anyway is left alone."""
+    still = not any(p.requires_grad for p in module.parameters())
+    if still:
+        module.requires_grad_(True).train()
+    try:
+        yield
+    finally:
+        if still:
+            module.requires_grad_(False).eval()

@@ -1,7 +1,7 @@
 """What every task shares: a temporal module and a head, trained on clips, evaluated on streams."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ from torchmetrics import Metric
 
 from flowfeat.interfaces import Output, TaskHead, TemporalModule, VideoBatch
 from flowfeat.metering import part
-from flowfeat.optimization import Optimization, freeze
+from flowfeat.optimization import Optimization, freeze, frozen
 from flowfeat.streaming import Result, Stream, steps_of
 
 
@@ -40,11 +40,19 @@ class VideoTask(pl.LightningModule, ABC):
         self.classes = classes
         self.optimization = optimization
         freeze(self.parts(), optimization.factors)
+        self.train(self.training)
         self._stream: Stream[Any] | None = None
 
     def parts(self) -> dict[str, nn.Module]:
         """Trainable parts by name: those of the method, and the head."""
         return {**self.temporal.parts(), "head": self.head}
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen parts stay in eval mode, with their norm statistics and dropout."""
+        super().train(mode)
+        for module in frozen(self.parts(), self.optimization.factors):
+            module.eval()
+        return self
 
     @abstractmethod
     def labels(self, batch: Any) -> Any:
