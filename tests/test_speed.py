@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowfeat import speed
 from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
 from flowfeat.key_frames.schedules import Fixed
 from flowfeat.speed import (
@@ -136,21 +135,32 @@ def test_measured_speedup_is_that_of_eq7(length: int) -> None:
     assert method.key_frames.interval == 4
 
 
-def test_streams_hold_whole_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At l = 4, ten frames would be two intervals and a half: the third key frame is left out."""
-    method = FeatureFlow(SleepyFeatures(), SleepyFlow(), Fixed(4)).eval()
-    runs: list[tuple[int, int]] = []
+@pytest.mark.parametrize(("length", "frames", "keys"), [(10, 8, 2), (3, 4, 1)])
+def test_streams_hold_whole_intervals(length: int, frames: int, keys: int) -> None:
+    """At l = 4, of ten frames the third key frame and its one follower are left out."""
+    features, flow = SleepyFeatures(0.001), SleepyFlow()
+    method = FeatureFlow(features, flow, Fixed(4)).eval()
+    measure_stream(method, SleepyHead(), *stream(length), seconds=2, turns=2)
+    # Warm-up: three frames at l = 4 (one key frame) and at l = 1; then two turns of both.
+    assert features.calls == 1 + 3 + 2 * (keys + frames)
+    assert flow.calls == 2 + 0 + 2 * (frames - keys)
 
-    def noted(temporal: FeatureFlow, head: TaskHead, frames: Tensor, sizes: Tensor) -> None:
-        runs.append((temporal.key_frames.interval, frames.shape[1]))
-        time.sleep(0.001)
 
-    monkeypatch.setattr(speed, "run_stream", noted)
-    measure_stream(method, SleepyHead(), *stream(10), seconds=1, turns=2)
-    assert runs[2:] == [(4, 8), (1, 8)] * 2  # after the warm-up, in turns
-    runs.clear()
-    measure_stream(method, SleepyHead(), *stream(3), seconds=1, turns=2)
-    assert runs[2:] == [(4, 4), (1, 4)] * 2  # a clip shorter than l is played again
+def test_a_change_of_pace_hits_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that gets slower and slower leaves the speedup of a single turn as it is."""
+    now = 0.0
+
+    def work(amount: float) -> None:
+        nonlocal now
+        now += amount * (1 + now)  # the later, the slower
+
+    monkeypatch.setattr(time, "sleep", work)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    features, flow = SleepyFeatures(0.01), SleepyFlow(0.002)
+    method = FeatureFlow(features, flow, Fixed(10)).eval()
+    found = measure_stream(method, SleepyHead(), *stream(40), seconds=9, turns=1)
+    assert now > 0.7  # 1.7 times as slow in the end
+    assert found.speedup == pytest.approx(speedup_eq7(10, 0.2), rel=0.1)
 
 
 def test_time_is_kept_to() -> None:

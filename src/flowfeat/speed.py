@@ -6,9 +6,10 @@ Decoding and resizing are never counted; post-processing always is.
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -170,11 +171,13 @@ def measure_stream(
     seconds: float = 4.0,
     turns: int = 5,
 ) -> StreamSpeed:
-    """Time whole streams at the method's own l and at l = 1, in turns; medians over the turns.
+    """Time streams at the method's own l and at l = 1 beside each other; medians over the turns.
 
-    The stream has a multiple of l frames (cut, or the clip over and over if it is shorter than l),
-    since a broken last interval would count its key frame for too few others. Methods without key
-    frames, and l = 1, are their own per-frame evaluation.
+    Both streams take each frame in turn, so that a machine that changes its pace changes it for
+    both, and each frame's result is waited for, as a live video would. The stream has a multiple of
+    l frames (cut, or the clip over and over if it is shorter than l), since a broken last interval
+    would count its key frame for too few others. Methods without key frames, and l = 1, are their
+    own per-frame evaluation.
 
     Args:
         temporal: The method, at its own l.
@@ -188,15 +191,42 @@ def measure_stream(
     clip = _whole_intervals(temporal, head, frames, sizes, seconds / turns)
     own: list[float] = []
     per_frame: list[float] = []
+    begin = time.perf_counter()
     for done in range(1, turns + 1):
-        own.append(_seconds(temporal, head, clip, sizes))
-        if interval > 1:
-            with key_frame_interval(temporal, 1):
-                per_frame.append(_seconds(temporal, head, clip, sizes))
-        if (sum(own) + sum(per_frame)) * (done + 1) / done > seconds:
+        spent = _side_by_side(temporal, head, clip, sizes, (interval, 1)[: min(interval, 2)])
+        own.append(spent[0])
+        per_frame.append(spent[-1])
+        if (time.perf_counter() - begin) * (done + 1) / done > seconds:
             break
     count = clip.shape[1]
-    return StreamSpeed(statistics.median(own) / count, statistics.median(per_frame or own) / count)
+    return StreamSpeed(statistics.median(own) / count, statistics.median(per_frame) / count)
+
+
+def _side_by_side(
+    temporal: TemporalModule,
+    head: TaskHead,
+    frames: Tensor,
+    sizes: Tensor,
+    intervals: tuple[int, ...],
+) -> list[float]:
+    """Stream a clip once per interval, frame by frame in turn; return the seconds of each."""
+    streams: list[Stream[None]] = [Stream(temporal, head) for _ in intervals]
+    spent = [0.0 for _ in intervals]
+    starts = torch.ones(len(frames), dtype=torch.bool)
+    with torch.inference_mode():
+        for _, step, first in steps_of(frames, starts):
+            for index, (stream, interval) in enumerate(zip(streams, intervals, strict=True)):
+                with _at(temporal, interval):
+                    spent[index] += _seconds(
+                        partial(stream.push, step, first, sizes, None), frames.device
+                    )
+        for index, stream in enumerate(streams):
+            spent[index] += _seconds(stream.finish, frames.device)
+    return spent
+
+
+def _at(temporal: TemporalModule, interval: int) -> AbstractContextManager[None]:
+    return nullcontext() if temporal.key_frames is None else key_frame_interval(temporal, interval)
 
 
 def _whole_intervals(
@@ -205,14 +235,9 @@ def _whole_intervals(
     """Warm up, and return a clip of whole intervals whose turn takes about ``seconds``."""
     opening = _opening(temporal, frames)
     run_stream(temporal, head, opening, sizes)  # also F and W
-    interval = 1
-    if temporal.key_frames is not None:
-        interval = temporal.key_frames.interval
-        with key_frame_interval(temporal, 1):
-            cost = _seconds(temporal, head, opening, sizes) / opening.shape[1]
-    else:
-        cost = _seconds(temporal, head, opening, sizes) / opening.shape[1]
-    affordable = int(seconds / (2 * cost)) if cost > 0 else frames.shape[1]
+    (spent,) = _side_by_side(temporal, head, opening, sizes, (1,))
+    interval = 1 if temporal.key_frames is None else temporal.key_frames.interval
+    affordable = int(seconds / (2 * spent) * opening.shape[1])
     count = min(frames.shape[1], affordable) // interval * interval
     count = max(count, interval, opening.shape[1] // interval * interval)
     if count > frames.shape[1]:
@@ -220,9 +245,9 @@ def _whole_intervals(
     return frames[:, :count]
 
 
-def _seconds(temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor) -> float:
-    synchronize(frames.device)
+def _seconds(function: Callable[[], object], device: torch.device) -> float:
+    synchronize(device)
     begin = time.perf_counter()
-    run_stream(temporal, head, frames, sizes)
-    synchronize(frames.device)
+    function()
+    synchronize(device)
     return time.perf_counter() - begin
