@@ -177,6 +177,7 @@ def test_bad_settings_end_in_one_line(tmp_path: Path, override: str, message: st
 def test_any_features_are_compared_with_every_flow_network() -> None:
     ratios = inverse_ratios(["efficientnet_b0", "resnet18"], (64, 96))
     flows = {"flownet", "flownet_half", "flownet_quarter", "flownet_inception"}
-    assert {flow for _, flow in ratios} == flows  # flows without weights cost nothing
+    assert {flow for _, flow in ratios} >= flows
+    assert "zero" not in {flow for _, flow in ratios}  # it costs nothing
     for features in ("efficientnet_b0", "resnet18"):
         assert ratios[features, "flownet_quarter"] > ratios[features, "flownet"]
