@@ -11,6 +11,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 
 from flowfeat.drawing import Picture, flow_picture, panel, picture_of
+from flowfeat.pairs import PairEvaluation
 from flowfeat.tasks.preview import Preview, Previewing
 
 
@@ -27,7 +28,8 @@ class Pictures(pl.Callback):
         snippets: Number of snippets shown: the first ones that the loader delivers.
         offset: Frame number that the batch must reach to be picked, so that the current frame may
             lie some frames after the snippet's first key frame. Snippets that are too short, or
-            of which the loader delivers no such frame, are passed over.
+            of which the loader delivers no such frame, are passed over, and so are batches without
+            a labelled frame.
 
     Raises:
         ValueError: A number below its least value (1, 1, 0), or a task without ``preview``.
@@ -48,7 +50,7 @@ class Pictures(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a task that has nothing to show before any time is spent."""
-        if not isinstance(pl_module, Previewing):
+        if not isinstance(pl_module, (Previewing, PairEvaluation)):
             raise ValueError(
                 f"pictures need a task with preview(batch), found {type(pl_module).__name__}; "
                 "leave the callback out for this task"
@@ -103,7 +105,11 @@ class Pictures(pl.Callback):
         """Draw the batch unless its snippet was drawn, it comes too early or there are enough."""
         if not trainer.is_global_zero or len(self._panels) >= self.snippets:
             return
+        if isinstance(pl_module, PairEvaluation):  # of a task whose streams are shown
+            return
         snippet = batch["snippets"][0]
+        if not batch["targets"].shape[1]:  # nothing is labelled here
+            return
         if snippet in self._panels or int(batch["indices"][0].max()) < self.offset:
             return
         with torch.no_grad():

@@ -1,7 +1,8 @@
 """Pairs of synthetic frames with their true flow, for a short warm-up of the flow network."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from data_modules.sampling import EpochSampler, share
-from data_modules.synthetic.scenes import Scene, SceneSettings
+from data_modules.synthetic.scenes import Scene, SceneSettings, scene_settings
 
 _TRAIN, _VAL = 10, 11  # seeds that no writer of snippets uses
 
@@ -83,14 +84,14 @@ class SyntheticFlow(pl.LightningDataModule):
     """Flow pairs from no disk; the trainer must run with ``use_distributed_sampler=False``.
 
     Args:
-        size: Height and width in pixels.
+        size: Height and width in pixels, instead of the scene's own.
         pairs_per_epoch: A multiple of ``batch_size``; every epoch has new pairs.
         batch_size: Pairs per step over all devices.
         max_offset: Largest distance between the two frames, >= 0.
         num_workers: Rendering processes per device; 0 renders in the training process.
         seed: Non-negative.
         val_pairs: Held-out pairs, a multiple of ``batch_size``, the same in every epoch.
-        scene: The kind of scenes; its size is replaced by ``size``.
+        scene: The kind of scenes, or the values that differ from those of ``SceneSettings``.
 
     Raises:
         ValueError: A number is out of range, or the devices do not divide ``batch_size``.
@@ -98,14 +99,14 @@ class SyntheticFlow(pl.LightningDataModule):
 
     def __init__(
         self,
-        size: tuple[int, int] = (128, 160),
+        size: tuple[int, int] | None = None,
         pairs_per_epoch: int = 800,
         batch_size: int = 8,
         max_offset: int = 9,
         num_workers: int = 1,
         seed: int = 0,
         val_pairs: int = 32,
-        scene: SceneSettings | None = None,
+        scene: SceneSettings | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("pairs_per_epoch", pairs_per_epoch), ("val_pairs", val_pairs)):
@@ -120,7 +121,9 @@ class SyntheticFlow(pl.LightningDataModule):
         ):
             if value < 0:
                 raise ValueError(f"{name}: expected >= 0, found {value}")
-        self.settings = replace(scene or SceneSettings(), size=size)
+        if not isinstance(scene, SceneSettings):
+            scene = scene_settings(scene or {})
+        self.settings = scene if size is None else replace(scene, size=size)
         self.pairs_per_epoch, self.val_pairs = pairs_per_epoch, val_pairs
         self.batch_size, self.max_offset = batch_size, max_offset
         self.num_workers, self.seed = num_workers, seed

@@ -1,7 +1,8 @@
 """The scene generator: renders pictures of moving things and knows the truth about every pixel."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from data_modules.synthetic.motion import (
     camera_path,
     object_path,
 )
-from data_modules.synthetic.textures import Array, background, thing
+from data_modules.synthetic.textures import REGIONS, Array, landscape, thing
 
 GENERATOR_VERSION = 2
 """Counts changes of what a seed gives; part of the hash of every embedded dataset."""
@@ -33,6 +34,7 @@ class SceneSettings:
 
     size: tuple[int, int] = (128, 160)  # height, width in pixels
     classes: int = 4
+    regions: int = 1  # kinds of background; see ``textures.landscape``
     objects: tuple[int, int] = (1, 3)  # fewest, most
     object_size: tuple[float, float] = (0.22, 0.46)  # diameter
     travel: tuple[float, float] = (0.15, 1.4)  # own diameters in 9 frames, a draw per scene
@@ -58,9 +60,24 @@ class SceneSettings:
                 "scene classes >= 1 and objects <= 254 expected, "
                 f"found {self.classes} and {self.objects[1]}"
             )
+        if not 1 <= self.regions <= len(REGIONS):
+            raise ValueError(f"scene regions: expected 1 .. {len(REGIONS)}, found {self.regions}")
         unknown = [name for name in self.motions if name not in MOTIONS]
         if unknown or not self.motions:
             raise ValueError(f"scene motions: expected some of {MOTIONS}, found {self.motions}")
+
+
+def scene_settings(values: Mapping[str, Any], usual: SceneSettings | None = None) -> SceneSettings:
+    """Build settings from a config's values; others are as in ``usual``.
+
+    Raises:
+        ValueError: An unknown key, with those that exist; a value outside its range.
+    """
+    known = [entry.name for entry in fields(SceneSettings)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"scene: unknown key {name}: expected one of {', '.join(known)}")
+    return replace(usual or SceneSettings(), **dict(values))
 
 
 class Picture(NamedTuple):
@@ -74,6 +91,7 @@ class Picture(NamedTuple):
     tracks: NDArray[np.int64]  # (N,) one per appearance: new when an object comes back in
     motions: NDArray[np.int64]  # (N,) index into MOTIONS
     visible: NDArray[np.float64]  # (N,) in 0..1: visible share of the whole object
+    regions: NDArray[np.uint8]  # (H, W): kind of the background, also where objects hide it
 
 
 class _Thing(NamedTuple):
@@ -87,6 +105,7 @@ class _Thing(NamedTuple):
 class _Layers(NamedTuple):
     colours: Array  # (H, W, 3) in 0..255, before exposure and noise
     instances: NDArray[np.uint8]  # (H, W)
+    regions: NDArray[np.uint8]  # (H, W)
 
 
 class Scene:
@@ -108,7 +127,8 @@ class Scene:
         unit = min(settings.size)
         self._camera = camera_path(rng, settings.size, rng.uniform(*settings.pan) * unit)
         size = background_size(self._camera, settings.size)
-        self._background = background(rng, size, unit, settings.detail)
+        drawn = landscape(rng, size, unit, settings.detail, settings.regions)
+        self._background, self._regions = drawn
         self._exposure = (rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3))
         travel = rng.uniform(*settings.travel)
         count = int(rng.integers(settings.objects[0], settings.objects[1], endpoint=True))
@@ -147,6 +167,11 @@ class Scene:
         height, width = self.settings.size
         colours = _place(self._background, self._pose(0, t), (width, height))
         instances = np.zeros((height, width), np.uint8)
+        regions = instances.copy()
+        if self.settings.regions > 1:
+            pose, nearest = self._pose(0, t)[:2], cv2.INTER_NEAREST
+            drawn = cv2.warpAffine(self._regions, pose, (width, height), flags=nearest)
+            regions = np.asarray(drawn, np.uint8)
         for number, item in enumerate(self._things, start=1):
             pose = self._pose(number, t)
             window = _window(pose, item.texture.shape[0], height, width)
@@ -161,7 +186,7 @@ class Scene:
             part *= 1 - alpha
             part += patch[..., :3]
             instances[y0:y1, x0:x1][alpha[..., 0] >= 0.5] = number
-        layers = _Layers(colours, instances)
+        layers = _Layers(colours, instances, regions)
         while len(self._recent) >= 2:  # what `flow` needs right after `render`
             self._recent.pop(next(iter(self._recent)))
         self._recent[t] = layers
@@ -169,7 +194,7 @@ class Scene:
 
     def render(self, t: int) -> Picture:
         """Render frame ``t`` and its truth."""
-        colours, instances = self._layers(t)
+        colours, instances, regions = self._layers(t)
         image = colours * np.float32(self._gain(t))
         if self.settings.noise > 0:
             rng = np.random.default_rng((*self.seed, 2, t))
@@ -200,6 +225,7 @@ class Scene:
             ),
             motions=np.array([item.motion for item in things], np.int64),
             visible=np.array(visible, np.float64),
+            regions=regions.copy(),
         )
 
     def _gain(self, t: float) -> float:

@@ -47,6 +47,69 @@ def background(
     return np.clip(texture, 5, 250, out=texture)
 
 
+REGIONS: tuple[tuple[float, float, float, float], ...] = (
+    (0.58, 0.35, 0.82, 0.5),  # far above, bright
+    (0.06, 0.30, 0.56, 1.0),  # blocks in the middle
+    (0.30, 0.45, 0.42, 1.3),  # other blocks in the middle
+    (0.75, 0.08, 0.36, 0.7),  # the ground
+)
+"""Hue, saturation, value and contrast of the kinds of background, from top to bottom."""
+
+
+def landscape(
+    rng: np.random.Generator, size: tuple[int, int], unit: float, detail: float, kinds: int
+) -> tuple[Array, NDArray[np.uint8]]:
+    """Draw a background of several kinds of regions, one above the other, with a steep skyline.
+
+    Args:
+        rng: Source of every draw.
+        size: Height and width of the texture in pixels.
+        unit: The frame's shorter side in pixels.
+        detail: Of ``background``.
+        kinds: 1 is a plain ``background``; 2 is top and ground, 3 and 4 have one or two kinds of
+            blocks between them.
+
+    Returns:
+        (H, W, 3) in 0..255, and (H, W): the region's kind, 0 .. kinds - 1 from top to bottom.
+    """
+    texture = background(rng, size, unit, detail)
+    if kinds == 1:
+        return texture, np.zeros(size, np.uint8)
+    looks = np.array((*REGIONS[: kinds - 1], REGIONS[-1]))
+    regions = _regions(rng, size, unit, kinds)
+    colours = np.stack(
+        [
+            _colour(hue + rng.uniform(-0.03, 0.03), s, v * rng.uniform(0.85, 1.15))
+            for hue, s, v, _ in looks
+        ]
+    )
+    texture -= texture.mean(axis=(0, 1))
+    texture *= looks[:, 3].astype(np.float32)[regions][..., None]
+    texture += colours[regions]
+    return np.clip(texture, 5, 250, out=texture), regions
+
+
+def _regions(
+    rng: np.random.Generator, size: tuple[int, int], unit: float, kinds: int
+) -> NDArray[np.uint8]:
+    """Lay out regions around the texture's middle, where the camera looks."""
+    height, width = size
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    wave = _noise(rng, (2, width), unit / 4, 1)[0, :, 0]
+    ground = height / 2 + unit * (0.15 + 0.08 * wave)
+    regions = np.where(rows < ground, 0, kinds - 1).astype(np.uint8)
+    blocks = kinds - 2
+    left = 0.0
+    while blocks and left < width:
+        right = left + rng.uniform(0.15, 0.5) * unit
+        inside = (columns >= left) & (columns < right)
+        roof = height / 2 - unit * rng.uniform(0.0, 0.4)
+        kind = 1 + int(rng.integers(blocks))
+        regions[inside & (rows >= roof) & (rows < ground)] = kind
+        left = right
+    return regions
+
+
 def _polygon(u: Field, v: Field, corners: int, inner: float) -> Field:
     """Signed distance to a star whose valleys lie at radius ``inner``; cos(pi / n): a polygon."""
     sector = 2 * np.pi / corners

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.synthetic.scenes import GENERATOR_VERSION, Picture, Scene, SceneSettings
+from data_modules.synthetic.video_file import write_video
 from data_modules.synthetic.write_once import write_once
 
 WRITER_VERSION = 1
@@ -138,25 +137,13 @@ def _write_snippet(
 
     if settings.storage == "mp4":
         data.parent.mkdir(parents=True, exist_ok=True)
-        _write_video(data.with_name(f"{data.name}.mp4"), pictures(), settings)
+        quality = (settings.fps, settings.crf, settings.gop)
+        file = data.with_name(f"{data.name}.mp4")
+        write_video(file, pictures(), settings.scene.size, *quality)
     else:
         data.mkdir(parents=True)
         for t, image in enumerate(pictures()):
             _write_jpeg(data / f"{t:06}.JPEG", image)
-
-
-def _write_video(path: Path, pictures: Iterator[NDArray[np.uint8]], settings: VidSettings) -> None:
-    height, width = settings.scene.size
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(settings.fps))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = 1  # the same bytes on every machine
-        # x264's macroblock tree reads past its rows in small pictures: other bytes in every run.
-        fixed = {"x264-params": "mbtree=0"}
-        stream.options = {"crf": str(settings.crf), "g": str(settings.gop), **fixed}
-        for image in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
 
 
 def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:

@@ -44,7 +44,7 @@ class FolderSource:
         self.stream: int | None = None
         self.reason = f"a folder of {len(self._names)} pictures"
         self.fps = fps or DEFAULT_FPS
-        height, width = _picture(path / self._names[0]).shape[:2]
+        height, width = read_picture(path / self._names[0]).shape[:2]
         self.size = (height, width)
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class FolderSource:
         order = plan(indices, len(self), self.path)
         pictures = np.empty((len(order.frames), *self.size, 3), dtype=np.uint8)
         for place, frame in enumerate(order.frames):
-            picture = _picture(self.path / self._names[frame])
+            picture = read_picture(self.path / self._names[frame])
             if picture.shape[:2] != self.size:
                 raise ValueError(
                     f"{self.path / self._names[frame]}: a frame of {picture.shape[:2]} pixels"
@@ -64,8 +64,8 @@ class FolderSource:
         return gathered(pictures, order)
 
 
-def _picture(path: Path) -> NDArray[np.uint8]:
-    """Read one picture as (H, W, 3) RGB."""
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read one picture as (H, W, 3) RGB; ValueError where it cannot be read."""
     picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if picture is None:
         raise ValueError(f"{path}: not a picture that can be read")

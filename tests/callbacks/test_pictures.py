@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from callbacks.pictures import Pictures, preview_panel
+from flowfeat.pairs import PairEvaluation
 from flowfeat.tasks.preview import Preview
 
 SNIPPETS = [("val/a", 0), ("val/a", 4), ("val/a", 8), ("val/b", 0), ("val/b", 4), ("val/c", 0)]
@@ -19,10 +20,14 @@ SNIPPETS = [("val/a", 0), ("val/a", 4), ("val/a", 8), ("val/b", 0), ("val/b", 4)
 FRAME, DRAWN = (200, 30, 90), (20, 160, 70)  # no greys: letters have them
 
 
-def batches() -> DataLoader[Any]:
+def batches(labelled: int = 4) -> DataLoader[Any]:
     """Six chunks of four frames from three snippets."""
     chunks = [
-        {"snippets": [name], "indices": torch.arange(first, first + 4)[None]}
+        {
+            "snippets": [name],
+            "indices": torch.arange(first, first + 4)[None],
+            "targets": torch.arange(labelled)[None],
+        }
         for name, first in SNIPPETS
     ]
     return DataLoader(chunks, batch_size=None)  # type: ignore[arg-type]
@@ -149,6 +154,28 @@ def test_preview_without_flow_has_four_pictures() -> None:
     for drawn in (with_flow, without):
         assert (drawn == DRAWN).all(axis=2).sum() == 2 * (24 * 8) * (32 * 8)
         assert (drawn == FRAME).all(axis=2).sum() == 2 * (24 * 8) * (32 * 8)
+
+
+def test_chunks_without_a_label_and_pairs_are_not_shown(tmp_path: Path) -> None:
+    task = Task()
+    trainer(tmp_path, Pictures()).test(task, batches(labelled=0), verbose=False)
+    assert task.shown == []
+
+    class Pairs(PairEvaluation):
+        def __init__(self) -> None:
+            pl.LightningModule.__init__(self)
+
+        def on_test_epoch_start(self) -> None:
+            pass
+
+        def test_step(self, batch: Any, batch_index: int) -> None:
+            pass
+
+        def on_test_epoch_end(self) -> None:
+            pass
+
+    trainer(tmp_path, Pictures()).test(Pairs(), batches(), verbose=False)
+    assert not (tmp_path / "pictures").exists()
 
 
 def test_a_task_without_preview_is_refused(tmp_path: Path) -> None:
