@@ -3,8 +3,10 @@
 import logging
 import netrc
 import os
+import sys
 import urllib.error
 import urllib.request
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -55,6 +57,21 @@ def wandb_logger(
     return WandbLogger(save_dir=folder, project=project, experiment=run)
 
 
+@cache
+def _spare_workers() -> None:
+    """Take W&B's import hooks out of forked processes.
+
+    They report the libraries that a run imports, and fail in a fork: data workers that import one
+    of these (augmentation does) would die.
+    """
+
+    def forget() -> None:
+        sys.meta_path[:] = [f for f in sys.meta_path if not type(f).__module__.startswith("wandb.")]
+
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=forget)
+
+
 @rank_zero_only
 def _begin(
     folder: Path, config: DictConfig, arguments: dict[str, Any], timeout: float
@@ -70,6 +87,7 @@ def _begin(
         "settings": wandb.Settings(silent=True, console="off"),
         **arguments,
     }
+    _spare_workers()
     os.environ.setdefault("WANDB_SILENT", "true")  # its settings come too late for some lines
     try:
         run = wandb.init(mode=mode, **arguments)

@@ -1,6 +1,7 @@
 """W&B is online only for who is logged in and connected, says so once, and never waits long."""
 
 import http.server
+import importlib
 import logging
 import os
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import WandbLogger
+from torch.utils.data import DataLoader, Dataset
 
 from callbacks.wandb_logger import choose_mode, has_key
 from flowfeat.cli import compose_config
@@ -88,8 +90,22 @@ def test_an_unknown_mode_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_mode(1.0)
 
 
+class Importing(Dataset[int]):
+    """Imports a library where it is read, as augmentation does."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        importlib.import_module("catboost")
+        return 1
+
+
 def test_offline_run_is_written_into_the_run_folder_and_announced_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     config = OmegaConf.create({"l": 10, "head": {"_target_": "os.getcwd"}})
     folder = tmp_path / "vid" / "dff" / "now"
@@ -104,6 +120,10 @@ def test_offline_run_is_written_into_the_run_folder_and_announced_once(
         (line,) = [r.getMessage() for r in caplog.records if r.name == "callbacks.wandb_logger"]
         (written,) = (folder / "wandb").glob("offline-run-*")
         assert line == f"W&B: offline (not logged in), in {written}"
+        # A library that W&B looks out for, imported by a forked data worker.
+        (tmp_path / "catboost.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path)
+        assert list(DataLoader(Importing(), num_workers=1, multiprocessing_context="fork")) == [1]
     finally:
         run.finish()
     assert list(written.glob("*.wandb"))
