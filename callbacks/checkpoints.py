@@ -97,7 +97,7 @@ class Checkpoints(Checkpoint):
         try:
             if trainer.is_global_zero:
                 partial.unlink(missing_ok=True)
-            trainer.save_checkpoint(partial)
+            trainer.save_checkpoint(partial, weights_only=False)  # all of the state
             if trainer.is_global_zero:
                 if not partial.is_file():  # Lightning keeps silent where it may not write
                     raise PermissionError(errno.EACCES, "Permission denied", str(partial))

@@ -172,12 +172,12 @@ def test_a_failing_disk_gives_one_line_and_keeps_the_last_checkpoint(
     save = pl.Trainer.save_checkpoint
     calls: list[int] = []
 
-    def full(self: pl.Trainer, path: Path) -> None:
+    def full(self: pl.Trainer, path: Path, weights_only: bool) -> None:
         calls.append(self.global_step)
         if self.global_step > 4:
             path.write_bytes(b"half of a checkpoint")
             raise OSError(code, "No room", str(path))
-        save(self, path)
+        save(self, path, weights_only)
 
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
     with pytest.raises(OSError, match=r"last\.ckpt") as failed:
@@ -194,7 +194,7 @@ def test_a_save_that_lightning_dropped_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lightning swallows the PermissionError of a read-only folder."""
-    monkeypatch.setattr(pl.Trainer, "save_checkpoint", lambda self, path: None)
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", lambda self, path, weights_only: None)
     with pytest.raises(PermissionError, match=r"last\.ckpt"):
         fit(tmp_path, Tiny())
 
