@@ -26,7 +26,7 @@ in pixels of its own grid, from the current frame to the key frame.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,13 @@ class FlowNetwork(nn.Module, ABC):
         def __call__(self, current: Tensor, key: Tensor) -> Flow: ...
 
 
+class Motion(NamedTuple):
+    """By what results are moved from key frames to current ones."""
+
+    displacement: Tensor  # (B, 2, h, w), (dx, dy) in pixels of this grid, current -> key
+    stride: int  # network pixels per pixel of this grid
+
+
 class Output(NamedTuple):
     """What a temporal module hands to the head for one step (or for all targets, in training)."""
 
@@ -146,6 +153,7 @@ class Output(NamedTuple):
     frames: Tensor  # (B, 3, H, W), the frames these features belong to
     valid: Tensor  # (B, L) bool: level l of stream b carries a real result
     is_key: Tensor  # (B,) bool, on the CPU: N_feat ran on this very frame
+    moved_by: Motion | None = None  # what the head gives is to be moved where ``is_key`` is false
 
 
 class TemporalModule(nn.Module, ABC):
@@ -161,6 +169,9 @@ class TemporalModule(nn.Module, ABC):
     channels: tuple[int, ...]  # of the features that the head receives
     strides: tuple[int, ...]
     key_frames: "KeyFrameScheduler | None" = None  # None: the method knows no key frames
+    carries: Literal["features", "results"] = "features"
+    """What other frames get from their key frame. With ``results``, the outputs of other frames
+    hold their key frame and its features, so that the head need not run on them again."""
 
     @abstractmethod
     def step(self, frames: Tensor, starts: Tensor, state: Any | None) -> tuple[Output | None, Any]:

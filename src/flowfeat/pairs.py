@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
 
 from flowfeat.interfaces import VideoBatch
+from flowfeat.results import results_of
 from flowfeat.tasks.video_task import VideoTask
 
 Scores = Mapping[str, float]
@@ -70,9 +71,8 @@ class PairEvaluation(pl.LightningModule):
         keys = torch.arange(max(0, current - self.interval + 1), current + 1)[None]
         for some in keys.split(_AT_ONCE, dim=1):
             output = self.task.temporal.pairs(clip, some, torch.full_like(some, current))
-            raw = self.task.head(output.features, output.frames)
             sizes = batch["sizes"].expand(some.shape[1], -1)
-            found = self.task.head.postprocess(raw, sizes)
+            found = results_of(self.task.head, output, sizes)
             for key, predictions in zip(some[0].tolist(), found, strict=True):
                 with _scoring_into(self.task, self.metrics[current - key]):
                     self.task.score([predictions], truth)

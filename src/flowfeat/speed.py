@@ -20,6 +20,7 @@ from flowfeat.streaming import Stream, steps_of
 
 NON_KEY = ("F", "W", "tail", "N_task", "post")
 KEY = ("N_feat", "tail", "N_task", "post")
+CARRYING = ("F", "W")  # all that runs on other frames where results are carried, not features
 
 
 def speedup_eq7(interval: int, ratio: float) -> float:
@@ -49,6 +50,7 @@ class PartCosts:
     """Cost of one call of each part, in seconds or in FLOPs; parts that never ran are absent."""
 
     costs: Mapping[str, float]
+    non_key: tuple[str, ...] = NON_KEY  # the parts that run on other frames than key frames
 
     @property
     def ratio(self) -> float:
@@ -58,7 +60,7 @@ class PartCosts:
             ValueError: A method that never ran a flow network.
         """
         self._require("N_feat", "F")
-        return self._sum(NON_KEY) / self._sum(KEY)
+        return self._sum(self.non_key) / self._sum(KEY)
 
     @property
     def inverse_ratio_eq6(self) -> float:
@@ -73,7 +75,7 @@ class PartCosts:
 
     def with_flow(self, cost: float) -> "PartCosts":
         """Return the costs with another flow network in the place of F."""
-        return PartCosts({**self.costs, "F": cost})
+        return replace(self, costs={**self.costs, "F": cost})
 
     def _sum(self, parts: tuple[str, ...]) -> float:
         return sum(self.costs.get(part, 0.0) for part in parts)
@@ -100,7 +102,8 @@ def part_flops(
     """Count the operations (2 per multiply-add) of each part on the first frames of a clip."""
     meter = FlopMeter()
     _run_metered(meter, temporal, head, _opening(temporal, frames), sizes)
-    return PartCosts({name: float(max(calls)) for name, calls in meter.flops.items()})
+    costs = {name: float(max(calls)) for name, calls in meter.flops.items()}
+    return PartCosts(costs, _non_key(temporal))
 
 
 def part_seconds(
@@ -130,7 +133,12 @@ def part_seconds(
         spent = time.perf_counter() - begin
         if done >= 2 and spent * (done + 1) / done > seconds:
             break
-    return PartCosts({name: statistics.median(calls) for name, calls in watch.seconds.items()})
+    costs = {name: statistics.median(calls) for name, calls in watch.seconds.items()}
+    return PartCosts(costs, _non_key(temporal))
+
+
+def _non_key(temporal: TemporalModule) -> tuple[str, ...]:
+    return CARRYING if temporal.carries == "results" else NON_KEY
 
 
 def _opening(temporal: TemporalModule, frames: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowfeat.interfaces import Output, TaskHead, TemporalModule
-from flowfeat.metering import part
+from flowfeat.results import Held, results_of
 
 Tag = TypeVar("Tag")
 
@@ -25,6 +25,8 @@ class Result(NamedTuple, Generic[Tag]):
 class Stream(Generic[Tag]):
     """One pass over B videos; owns the temporal state, so that no module has to.
 
+    Where a method carries results, the head runs on key frames only.
+
     A method with a delay answers for earlier steps: the tag that was pushed with a step comes back
     with its result.
     """
@@ -33,6 +35,7 @@ class Stream(Generic[Tag]):
         self.temporal = temporal
         self.head = head
         self._state: Any | None = None
+        self._held = Held()
         self._waiting: deque[tuple[Tag, Tensor]] = deque()
 
     @torch.no_grad()
@@ -66,10 +69,10 @@ class Stream(Generic[Tag]):
 
     def _answer(self, output: Output) -> Result[Tag]:
         tag, sizes = self._waiting.popleft()
-        with part("N_task"):
-            raw = self.head(output.features, output.frames)
-        with part("post"):
-            predictions = self.head.postprocess(raw, sizes)
+        if self.temporal.carries == "results":
+            predictions = self._held.answer(self.head, output, sizes)
+        else:
+            predictions = results_of(self.head, output, sizes)
         return Result(tag, predictions, output.is_key, output.valid)
 
 

@@ -1,6 +1,7 @@
 """Propagation W of Eq. 1-3: sample key features where the flow points, times the scale field.
 
-`warp` and `resize_flow` are the only functions that use or convert a displacement.
+`warp` and `resize_flow` are the only functions that carry features by a displacement or convert it
+(`ops/move.py` moves results).
 """
 
 import torch

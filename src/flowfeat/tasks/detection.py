@@ -10,6 +10,7 @@ from flowfeat.heads.rfcn import DetectionLabels
 from flowfeat.interfaces import DetectionBatch, Detections, TaskHead, TemporalModule
 from flowfeat.metrics.detection_ap import VIDAveragePrecision
 from flowfeat.optimization import Optimization
+from flowfeat.results import results_of
 from flowfeat.tasks.preview import Preview
 from flowfeat.tasks.video_task import VideoTask
 
@@ -85,8 +86,7 @@ class DetectionTask(VideoTask):
         is_key = torch.zeros(clip.shape[:2], dtype=torch.bool)
         is_key[:, 0] = True
         output = self.temporal(clip, is_key, batch["targets"][:1, -1:])
-        raw = self.head(output.features, output.frames)
-        found: Detections = self.head.postprocess(raw, batch["sizes"][:1])[0]
+        found: Detections = results_of(self.head, output, batch["sizes"][:1])[0]
         truth = self.truth(batch, target)[0]
         key, current = clip[0, 0], clip[0, target]
         displacement = self.temporal.motion(current[None], key[None])

@@ -14,6 +14,7 @@ from flowfeat.drawing import draw_label_map, picture_of
 from flowfeat.heads.segmentation import IGNORED
 from flowfeat.interfaces import SegmentationBatch, TaskHead, TemporalModule
 from flowfeat.optimization import Optimization
+from flowfeat.results import results_of
 from flowfeat.tasks.preview import Preview
 from flowfeat.tasks.video_task import VideoTask
 
@@ -92,8 +93,7 @@ class SegmentationTask(VideoTask):
         is_key = torch.zeros(clip.shape[:2], dtype=torch.bool)
         is_key[:, 0] = True
         output = self.temporal(clip, is_key, torch.tensor([[last]]))
-        raw = self.head(output.features, output.frames)
-        found: Tensor = self.head.postprocess(raw, batch["sizes"][:1])[0]
+        found: Tensor = results_of(self.head, output, batch["sizes"][:1])[0]
         height, width = found.shape
         key, current = clip[0, 0, :, :height, :width], clip[0, last, :, :height, :width]
         displacement = self.temporal.motion(clip[:, last], clip[:, 0])
