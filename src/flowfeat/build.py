@@ -16,8 +16,8 @@ def build_data(config: DictConfig) -> Any:
     Returns:
         A LightningDataModule that is a flowfeat.interfaces.VideoData.
     """
-    trust = config.trust
-    return build(config.data, clip=build(config.clip, trust=trust), seed=config.seed, trust=trust)
+    clip = build(config.clip, trust=config.trust)
+    return build(config.data, trust=config.trust)(clip=clip, seed=config.seed)
 
 
 def build_features(config: DictConfig) -> FeatureNetwork:

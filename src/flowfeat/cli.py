@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -123,7 +124,11 @@ def run(function: Callable[[DictConfig, Path], None]) -> None:
 
 
 def _require_writable(config: DictConfig) -> None:
-    root = Path(config.run_root).resolve()
-    existing = next(p for p in (root, *root.parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"run_root={config.run_root}: {existing} is not a writable folder")
+    root = Path(config.run_root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"run_root={config.run_root}: cannot write there ({reason})") from error

@@ -1,5 +1,6 @@
 """Optimiser and learning-rate schedule, with a factor per part of the model."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,24 @@ class StepDecay:
         """Return the factor at ``step`` of ``total``."""
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         return rise * self.gamma ** sum(step >= share * total for share in self.drops)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Lower the learning rate to 0 along half a cosine, after a warm-up.
+
+    Args:
+        warmup: Steps over which the rate rises linearly from 0.
+    """
+
+    warmup: int = 0
+
+    def __call__(self, step: int, total: int) -> float:
+        """Return the factor at ``step`` of ``total``."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = min(1.0, (step - self.warmup) / max(1, total - self.warmup))
+        return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 @dataclass(frozen=True)

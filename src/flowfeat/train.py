@@ -13,9 +13,11 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 
 from flowfeat import cli
 from flowfeat.build import build_data, build_task
-from flowfeat.checkpoint import Provenance, read_checkpoint
+from flowfeat.checkpoint import Provenance, read_checkpoint, write_checkpoint
 from flowfeat.evaluation import evaluate
+from flowfeat.optimization import thawed
 from flowfeat.report import peak_memory_gb, print_table, write_results
+from flowfeat.start_from import start_files, start_parts, untrained
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.trust import build
 
@@ -34,19 +36,28 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     OmegaConf.save(config, folder / "config.yaml")
     log.info(f"run folder: {folder}")
     data = build_data(config)
-    data.prepare_data()  # also tells the classes; writes the embedded data once
     task = build_task(config, data.classes)
+    if config.resume is not None:
+        read_checkpoint(config.resume, tuple(config.trust))  # one line when it is not one of ours
+    else:
+        start_parts(task, config)
+    # Here, so that bad settings do not wait for the data, nor bad data for the warm-up.
+    data.prepare_data()
+    data.setup("fit")
     callbacks: list[Callback] = [
         *build_callbacks(config, folder).values(),
         Provenance(config, data.classes),
     ]
     trainer = build_trainer(config, folder, callbacks, loggers=build_loggers(config, folder))
     begin = time.perf_counter()
-    if config.warmup and config.resume is None:
+    if warms_up(config, task):
         warm_up(config, task, folder)
-    if config.resume is not None:
-        read_checkpoint(config.resume, tuple(config.trust))  # one line when it is not one of ours
-    trainer.fit(task, datamodule=data, ckpt_path=config.resume, weights_only=True)
+    if untrained(task):
+        log.info("nothing to train: every part is kept as it is")
+        if trainer.is_global_zero:
+            write_checkpoint(folder / "best.ckpt", task, config)
+    else:
+        trainer.fit(task, datamodule=data, ckpt_path=config.resume, weights_only=True)
     seconds = time.perf_counter() - begin
     results = evaluate(trainer, task, data, **evaluation_arguments(config))
     results |= {"train_seconds": seconds, "peak_memory_gb": peak_memory_gb()}
@@ -55,15 +66,28 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     return results
 
 
+def warms_up(config: DictConfig, task: VideoTask) -> bool:
+    """Say whether the flow network first learns from synthetic pairs: not if it has learnt."""
+    if not config.warmup or config.resume is not None or "flow" in start_files(config):
+        return False
+    flow = task.parts().get("flow")
+    if flow is None:
+        raise ValueError(
+            f"warmup: method {config.method} has no flow network, expected warmup=none"
+        )
+    return any(True for _ in flow.parameters())
+
+
 def warm_up(config: DictConfig, task: VideoTask, folder: Path) -> None:
     """Train the flow network for a few steps on synthetic pairs whose true flow is known."""
     flow = task.parts()["flow"]
     module = build(config.warmup.module, trust=config.trust)(flow=flow)
-    data = build(config.warmup.data, seed=config.seed, trust=config.trust)
+    data = build(config.warmup.data, trust=config.trust)(seed=config.seed)
     bars = [c for n, c in build_callbacks(config, folder).items() if n == "progress"]
     trainer = build_trainer(config, folder, bars, loggers=[], **dict(config.warmup.trainer))
     log.info(f"warming up the flow network on {config.warmup.trainer.max_steps} synthetic batches")
-    trainer.fit(module, datamodule=data)
+    with thawed(flow):
+        trainer.fit(module, datamodule=data)
     if trainer.is_global_zero:
         error = {k: float(trainer.callback_metrics[k]) for k in ("EPE", "EPE_zero")}
         log.info(f"flow EPE {error['EPE']:.2f} px (zero flow {error['EPE_zero']:.2f} px)")
@@ -82,7 +106,8 @@ def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
     """Build `metrics.csv` and the logger of the config, if any."""
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
     if config.logger:
-        loggers.append(build(config.logger, folder=folder, config=config, trust=config.trust))
+        # Called, not built, with the config: building would also build what the config names.
+        loggers.append(build(config.logger, trust=config.trust)(folder=folder, config=config))
     return loggers
 
 

@@ -81,7 +81,11 @@ def _refusal(key: str, target: object) -> str:
     )
 
 
-def build(node: Any, /, *, trust: Sequence[str] = (), **arguments: Any) -> Any:
-    """Check a config node, then instantiate it with further arguments by name."""
+def build(node: Any, /, *, trust: Sequence[str] = ()) -> Any:
+    """Check a config node, then instantiate it.
+
+    Leaves that need objects from elsewhere are `_partial_`, and the result is called with them:
+    Hydra would turn an object that it is handed into a config.
+    """
     check(node, trust)
-    return instantiate(node, **arguments)
+    return instantiate(node)

@@ -34,9 +34,12 @@ class FlowNet(RefinedFlowNetwork):
         with_scale: See there.
         predict_at: See there.
         train_scale_bias: See there.
+        groups: Normalise every convolution of the encoder in this many groups of channels. None is
+            the paper's; from scratch, a short training only gets off the ground with it.
 
     Raises:
-        ValueError: A width that leaves a layer without channels; see also there.
+        ValueError: A width that leaves a layer without channels, or channels that the groups do
+            not divide; see also there.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class FlowNet(RefinedFlowNetwork):
         with_scale: bool = True,
         predict_at: Literal["features", "refined"] = "features",
         train_scale_bias: bool = True,
+        groups: int | None = None,
     ) -> None:
         if not width * ENCODER[0][2] >= 1:
             raise ValueError(f"flow.width={width}: expected at least 1/64")
@@ -63,7 +67,7 @@ class FlowNet(RefinedFlowNetwork):
         self.convs = nn.ModuleList()
         inputs = 6
         for (kernel, stride, _), outputs in zip(ENCODER, sizes, strict=True):
-            self.convs.append(convolution(inputs, outputs, kernel, stride))
+            self.convs.append(convolution(inputs, outputs, kernel, stride, groups))
             inputs = outputs
         self.initialise()
 

@@ -166,10 +166,21 @@ class RefinedFlowNetwork(FlowNetwork):
             self.scale.bias.requires_grad_(self._train_scale_bias)
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """Convolution and leaky ReLU; sizes divide by the stride and round up."""
+def convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int | None = None
+) -> nn.Sequential:
+    """Convolution and leaky ReLU; sizes divide by the stride and round up.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        kernel: Side of the kernel.
+        stride: Stride.
+        groups: Normalise the outputs in this many groups of channels; None does not.
+    """
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
-    return nn.Sequential(conv, nn.LeakyReLU(LEAK))
+    norm = [] if groups is None else [nn.GroupNorm(groups, outputs)]
+    return nn.Sequential(conv, *norm, nn.LeakyReLU(LEAK))
 
 
 def prediction(inputs: int) -> nn.Conv2d:
