@@ -96,6 +96,18 @@ class FeatureNetwork(nn.Module, ABC):
     def trunk(self, frames: Tensor) -> Features:
         """Compute what propagation carries, from frames (B, 3, H, W)."""
 
+    def shallow(self, frames: Tensor, stages: int) -> Tensor:
+        """Run only the first ``stages`` of the trunk: maps (B, C, h, w), for clockwork.
+
+        Raises:
+            ValueError: A network that cannot stop there.
+        """
+        raise ValueError(f"{type(self).__name__} cannot run its first stages alone")
+
+    def deepen(self, maps: Tensor, frames: Tensor, stages: int) -> Features:
+        """Go on from ``shallow`` of the same frames and stages to what ``trunk`` returns."""
+        raise ValueError(f"{type(self).__name__} cannot go on from its first stages")
+
     def tail(self, features: Features) -> Features:
         """Finish trunk features, fresh or propagated; the identity by default."""
         return features

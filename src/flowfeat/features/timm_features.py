@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from flowfeat.features.batch_norm import Norm, batch_norms, convert_norm
 from flowfeat.features.reduction import Reduction, automatic_width
-from flowfeat.features.timm_plan import Plan, plan_backbone, run_backbone
+from flowfeat.features.shallow import run_first, run_rest
+from flowfeat.features.timm_plan import (
+    Plan,
+    fit,
+    pad,
+    plan_backbone,
+    run_backbone,
+)
 from flowfeat.features.timm_weights import build_backbone
 from flowfeat.interfaces import FeatureNetwork, Features
 
@@ -79,6 +86,7 @@ class TimmFeatures(FeatureNetwork):
         self.norm = norm
         self.backbone = convert_norm(backbone, norm, frozen_affine)
         self.multiple = plan.multiple
+        self.stages = plan.stages
         self.strides = plan.strides
         self.channels = plan.channels
         self.reductions = nn.ModuleList()
@@ -99,8 +107,28 @@ class TimmFeatures(FeatureNetwork):
 
     def trunk(self, frames: Tensor) -> Features:
         """Compute the reduced levels of frames (B, 3, H, W)."""
-        normalised = (frames - self.mean) / self.std
-        levels = run_backbone(self.backbone, normalised, self.strides, self.multiple)
+        levels = run_backbone(self.backbone, self._normal(frames), self.strides, self.multiple)
+        return self._reduce(levels)
+
+    def shallow(self, frames: Tensor, stages: int) -> Tensor:
+        """Run the stem and the first stages (levels at stride 4 or more)."""
+        padded = pad(self._normal(frames), self.multiple)
+        return run_first(self.backbone, padded, self._stage(stages))
+
+    def deepen(self, maps: Tensor, frames: Tensor, stages: int) -> Features:
+        raw = run_rest(self.backbone, maps, self._stage(stages))
+        padded = pad(frames, self.multiple).shape[-2:]
+        return self._reduce(fit(raw, self.strides, frames.shape[-2:], padded))
+
+    def _stage(self, stages: int) -> str:
+        if not 1 <= stages < len(self.stages):
+            raise ValueError(f"temporal.stages={stages}: expected 1 .. {len(self.stages) - 1}")
+        return self.stages[stages - 1]
+
+    def _normal(self, frames: Tensor) -> Tensor:
+        return (frames - self.mean) / self.std
+
+    def _reduce(self, levels: list[Tensor]) -> Features:
         if not self.reductions:
             return tuple(levels)
         pairs = zip(self.reductions, levels, strict=True)

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
@@ -74,10 +75,42 @@ def run_backbone(
     Raises:
         ValueError: The backbone does not yield these sizes for H by W after all.
     """
+    padded = pad(frames, multiple)
+    size, padded_size = frames.shape[-2:], padded.shape[-2:]
+    return fit(channels_first(network, network(padded)), strides, size, padded_size)
+
+
+def pad(frames: Tensor, multiple: int) -> Tensor:
+    """Pad frames (B, 3, H, W) right and bottom to multiples."""
     height, width = frames.shape[-2:]
-    padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    if height % multiple == width % multiple == 0:
+        return frames
+    return F.pad(frames, (0, -width % multiple, 0, -height % multiple))
+
+
+def channels_last(network: nn.Module) -> bool:
+    """Say whether a network's maps are (B, h, w, C)."""
+    return bool(getattr(network, "output_fmt", Format.NCHW) == Format.NHWC)
+
+
+def channels_first(network: nn.Module, levels: Sequence[Tensor]) -> list[Tensor]:
+    """Return a network's maps as (B, C, h, w)."""
+    if channels_last(network):
+        return [level.permute(0, 3, 1, 2) for level in levels]
+    return list(levels)
+
+
+def fit(
+    raw: Sequence[Tensor], strides: tuple[int, ...], size: Sequence[int], padded: Sequence[int]
+) -> list[Tensor]:
+    """Crop or fill the levels of padded frames to what frames of ``size`` shall have.
+
+    Raises:
+        ValueError: See :func:`run_backbone`.
+    """
+    height, width = size
     levels = []
-    for level, stride in zip(_raw_levels(network, frames, padded), strides, strict=True):
+    for level, stride in zip(raw, strides, strict=True):
         rows, columns = -(-padded[0] // stride), -(-padded[1] // stride)
         lost = (rows - level.shape[-2], columns - level.shape[-1])
         if not (0 <= lost[0] <= CUT and 0 <= lost[1] <= CUT):
@@ -91,16 +124,6 @@ def run_backbone(
             level = F.pad(level, around, mode="replicate")
         levels.append(level[..., : -(-height // stride), : -(-width // stride)])
     return levels
-
-
-def _raw_levels(network: nn.Module, frames: Tensor, padded: tuple[int, int]) -> list[Tensor]:
-    height, width = frames.shape[-2:]
-    if padded != (height, width):
-        frames = F.pad(frames, (0, padded[1] - width, 0, padded[0] - height))
-    levels = network(frames)
-    if getattr(network, "output_fmt", Format.NCHW) == Format.NHWC:
-        levels = [level.permute(0, 3, 1, 2) for level in levels]
-    return list(levels)
 
 
 def _any_size(model: str) -> dict[str, Any]:
@@ -154,9 +177,9 @@ def _find_multiple(network: nn.Module, strides: tuple[int, ...], coarsest: int) 
         for multiple in multiples:
             width = max(least, multiple + 1)  # not square: one fixed size is not enough
             padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
-            frames = torch.empty(1, 3, height, width, device="meta")
+            frames = torch.empty(1, 3, *padded, device="meta")
             try:
-                levels = _raw_levels(network, frames, padded)
+                levels = channels_first(network, network(frames))
             except REFUSALS as error:
                 problem = str(error)
                 continue
