@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,15 +61,15 @@ class DecordSource:
     Where decord fails all the same, PyAV takes over with one warning; indices stay the same.
     """
 
-    reader = "decord"
-
     def __init__(self, index: VideoIndex, reason: str, fps: float | None = None) -> None:
         self.index = index
+        self.reader = "decord"
         self.stream: int | None = index.stream
         self.reason = reason
         self.fps = fps or index.fps
         self.size = index.size
         self._open = PerProcess(functools.partial(_open_reader, str(index.path)))
+        self._other: PyavSource | None = None
 
     def __len__(self) -> int:
         return self.index.length
@@ -77,21 +78,29 @@ class DecordSource:
         order = plan(indices, len(self), self.index.path)
         if not order.frames:
             return np.empty((0, *self.size, 3), dtype=np.uint8)
+        if self._other is None:
+            pictures = self._decord(order.frames)
+            if pictures is not None:
+                return gathered(pictures, order)
+            self._other = PyavSource(self.index, self.reason, self.fps)
+        return self._other.read(indices)
+
+    def _decord(self, frames: list[int]) -> NDArray[np.uint8] | None:
+        """Read ascending frames; None, and never again, where decord fails or disagrees."""
         import decord
 
         try:
-            pictures: NDArray[np.uint8] = self._open().get_batch(order.frames).asnumpy()
+            reader = self._open()
+            pictures: NDArray[np.uint8] = reader.get_batch(frames).asnumpy()
         except decord.DECORDError as error:
-            self._hand_over(str(error).strip().splitlines()[-1])
-            return self.read(indices)
-        return gathered(pictures, order)
-
-    def _hand_over(self, why: str) -> None:
-        """Become a PyAV source."""
+            why = re.split(r"\.cc:\d+: ", str(error).strip().splitlines()[-1])[-1]
+        else:
+            if len(reader) == len(self) and pictures.shape[1:3] == self.size:
+                return pictures
+            why = f"it finds {len(reader)} frames of {pictures.shape[1:3]}"
         _log.warning("%s: decord fails, PyAV takes over (%s)", self.index.path, why)
-        other = PyavSource(self.index, f"decord failed: {why}", self.fps)
-        self.__class__ = PyavSource  # type: ignore[assignment]
-        self.__dict__ = other.__dict__
+        self.reader, self.reason = "pyav", f"decord failed: {why}"
+        return None
 
 
 def _open_reader(path: str) -> Any:

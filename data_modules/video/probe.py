@@ -85,7 +85,7 @@ class VideoIndex:
 def probe(path: Path) -> VideoIndex:
     """Index a video file; the answer is remembered while the file stays the same.
 
-    One warning names a damaged file with the frames that its header and its data hold.
+    One warning names a damaged file, the frames that it announces and those that it holds.
 
     Raises:
         FileNotFoundError: No such file.
@@ -124,10 +124,9 @@ def _index(
     counted = _why_count(table, container.format.name, stream, first)
     rank, length = _count(path, stream.index, table) if counted else _by_time(table)
     if table.damage:
-        header = stream.frames or len(table)
         _log.warning(
-            "%s: damaged (%s): the header says %d frames, %d can be decoded",
-            *(path, table.damage, header, length),
+            "%s: damaged (%s): %d frames are announced, %d can be decoded",
+            *(path, table.damage, stream.frames or len(table), length),
         )
     turned = first.rotation % 180 != 0
     rate = stream.average_rate or stream.guessed_rate or DEFAULT_FPS

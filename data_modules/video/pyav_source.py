@@ -5,9 +5,11 @@ from __future__ import annotations  # av.Packet takes its type argument in its s
 import functools
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from data_modules.video.indices import gathered, plan
@@ -15,6 +17,7 @@ from data_modules.video.packets import NO_TIME
 from data_modules.video.per_process import PerProcess
 from data_modules.video.probe import VideoIndex
 from data_modules.video.stamped import (
+    Progress,
     open_container,
     stamped_frames,
     video_stream,
@@ -23,6 +26,9 @@ from data_modules.video.stamped import (
 
 _log = logging.getLogger(__name__)
 
+# A pool of converting threads would be inherited, dead, by forked workers. Before PyAV 17 there is
+# neither the pool nor the argument.
+_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 _NEARBY = 4  # packets that are decoded and thrown away rather than sought over
 
 
@@ -51,18 +57,8 @@ class PyavSource:
         pictures = np.empty((len(order.frames), *self.size, 3), dtype=np.uint8)
         cursor = self._cursor()
         for place, frame in enumerate(order.frames):
-            pictures[place] = _picture(cursor.frame(frame), self.index)
+            pictures[place] = cursor.picture(frame)
         return gathered(pictures, order)
-
-
-def _picture(frame: av.VideoFrame, index: VideoIndex) -> NDArray[np.uint8]:
-    """Convert to (H, W, 3) RGB, upright, in the size of the first frame."""
-    height, width = index.size if index.rotation % 180 == 0 else index.size[::-1]
-    picture = np.asarray(
-        frame.to_ndarray(format="rgb24", width=width, height=height), dtype=np.uint8
-    )
-    turns = round(index.rotation / 90) % 4
-    return np.rot90(picture, turns) if turns else picture
 
 
 class _Cursor:
@@ -73,17 +69,31 @@ class _Cursor:
         self._warned = False
         self._frames: Iterator[av.VideoFrame]
         self._origin = 0  # packet at which decoding began
-        self._fed = -1  # packet that the decoder has got last
         self._at = -1  # frame that the decoder has shown last
         self._current: av.VideoFrame | None = None
         self._next: av.VideoFrame | None = None  # decoded, beyond what was wanted
+        self._progress = Progress()
+        self._convert = VideoReformatter()
         self._container, self._stream = self._open()
         self._begin(whole_packets(self._container, self._stream), 0)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_container"):  # PyAV keeps files open until its cycles are collected
+            self._container.close()
+
+    def picture(self, wanted: int) -> NDArray[np.uint8]:
+        """Return frame number ``wanted`` as (H, W, 3) RGB, upright, in the first frame's size."""
+        upright = self._index.rotation % 180 == 0
+        height, width = self._index.size if upright else self._index.size[::-1]
+        frame = self._convert.reformat(self.frame(wanted), width, height, "rgb24", **_ONE_THREAD)
+        picture = np.asarray(frame.to_ndarray(), dtype=np.uint8)
+        turns = round(self._index.rotation / 90) % 4
+        return np.rot90(picture, turns) if turns else picture
 
     def frame(self, wanted: int) -> av.VideoFrame:
         """Return frame number ``wanted``, decoding as little as is safe."""
         start = self._index.start(wanted)
-        if wanted < self._at or start > self._fed + _NEARBY:
+        if wanted < self._at or start > self._progress.packet + _NEARBY:
             self._seek(start)
         found = self._forward(wanted)
         if found is None and self._origin > 0:  # e.g. a "key frame" that only starts a refresh
@@ -155,14 +165,11 @@ class _Cursor:
         return int(found[0]) if len(found) else None
 
     def _begin(self, packets: Iterator[av.Packet[av.VideoStream]], number: int) -> None:
-        self._origin, self._fed, self._at = number, number - 1, -1
+        self._origin, self._at, self._progress = number, -1, Progress(number - 1)
         if number and self._index.rank is not None:  # what is shown before a key frame is not whole
             self._at = int(self._index.rank[number]) - 1
         self._current = self._next = None
-        self._frames = stamped_frames(packets, self._stream, number, self._note)
-
-    def _note(self, number: int) -> None:
-        self._fed = number
+        self._frames = stamped_frames(packets, self._stream, number, self._progress)
 
 
 def _chain(

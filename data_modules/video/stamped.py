@@ -7,7 +7,8 @@ of a packet to its picture, whatever order they show the pictures in.
 
 from __future__ import annotations  # av.Packet takes its type argument in its stubs only
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -49,27 +50,33 @@ def whole_packets(
         return
 
 
+@dataclass
+class Progress:
+    """How far decoding has come."""
+
+    packet: int = -1  # number of the packet that the decoder has got last
+
+
 def stamped_frames(
     packets: Iterator[av.Packet[av.VideoStream]],
     stream: av.VideoStream,
     first: int,
-    fed: Callable[[int], None] = lambda number: None,
+    progress: Progress | None = None,
 ) -> Iterator[av.VideoFrame]:
     """Decode packets number ``first``, ``first + 1``, ...: ``pts`` of a frame is its packet.
 
-    Packets that cannot be decoded are left out. ``fed`` hears the number of each packet before
-    its frames come.
+    Packets that cannot be decoded are left out.
     """
-    context = stream.codec_context
+    progress = progress or Progress()
     for number, packet in enumerate(packets, start=first):
         packet.pts = number
-        fed(number)
+        progress.packet = number
         try:
             frames = packet.decode()
         except av.FFmpegError:  # one bad packet; the decoder goes on with the next
             continue
         yield from frames
     try:
-        yield from context.decode(None)
+        yield from stream.codec_context.decode(None)
     except av.FFmpegError:
         return

@@ -63,7 +63,7 @@ class VideoWriter:
         self.frames = 0
         self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rate = Fraction(fps).limit_denominator(1001)  # 29.97 becomes 30000 / 1001
+        rate = Fraction(fps).limit_denominator(1001)  # 29.97003 becomes 30000 / 1001
         try:
             self._container = av.open(str(self._partial), "w", options={"fflags": "+bitexact"})
         except (av.FFmpegError, ValueError) as error:
@@ -80,6 +80,9 @@ class VideoWriter:
     ) -> Any:
         """Add the video stream; its true types differ between versions of the stubs."""
         options = {"crf": str(crf)} if codec in _CRF_CODECS else {}
+        if codec == "libx264" and threads == 1:
+            # Its macroblock tree reads memory that nobody wrote: one run in fifty would differ.
+            options["x264-params"] = "mbtree=0"
         stream: Any = self._container.add_stream(codec, rate=rate, options=options)
         context = stream.codec_context
         context.height, context.width = (side + side % 2 for side in self.size)
@@ -116,6 +119,7 @@ class VideoWriter:
         try:
             self._mux(None)
             self._container.close()
+            self._stream = None  # frees the encoder's threads, which would not survive a fork
             os.replace(self._partial, self.path)
         except (av.FFmpegError, OSError) as error:
             self._discard()
@@ -154,7 +158,7 @@ class VideoWriter:
 def _encodes(codec: str) -> bool:
     try:
         return av.Codec(codec, "w").type == "video"
-    except av.FFmpegError:
+    except ValueError:  # PyAV's "unknown codec" is one
         return False
 
 
