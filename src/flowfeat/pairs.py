@@ -52,6 +52,8 @@ class PairEvaluation(pl.LightningModule):
         for metric in self.modules():
             if isinstance(metric, Metric):
                 metric.reset()
+        for count in self.pairs:
+            count.update(0)  # type: ignore[operator]
 
     def test_step(self, batch: Any, batch_index: int) -> None:
         video: VideoBatch = batch
