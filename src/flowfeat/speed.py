@@ -18,8 +18,8 @@ from flowfeat.interfaces import TaskHead, TemporalModule
 from flowfeat.metering import FlopMeter, Meter, Stopwatch, metering, synchronize
 from flowfeat.streaming import Stream, steps_of
 
-NON_KEY = ("F", "W", "tail", "N_task", "post")
-KEY = ("N_feat", "tail", "N_task", "post")
+NON_KEY = ("shallow", "F", "W", "tail", "N_task", "post")
+KEY = ("shallow", "N_feat", "tail", "N_task", "post")
 CARRYING = ("F", "W")  # all that runs on other frames where results are carried, not features
 
 
