@@ -4,9 +4,13 @@
 (`ops/move.py` moves results).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from flowfeat.interfaces import Features, Flow
 
 
 def warp(features: Tensor, displacement: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -73,3 +77,33 @@ def resize_flow(displacement: Tensor, size: tuple[int, int], ratio: float) -> Te
     if displacement.shape[-2:] != size:
         displacement = F.interpolate(displacement, size=size, mode="bilinear", align_corners=False)
     return displacement * ratio
+
+
+def warp_levels(features: Features, flow: Flow, strides: Sequence[int]) -> Features:
+    """Apply Eq. 3 to every level of key features, all under the one flow on the finest grid.
+
+    Args:
+        features: Levels (B, C_l, h_l, w_l) of the key frames.
+        flow: On the finest level's grid, with the channels of all levels in its scale.
+        strides: Of the levels.
+    """
+    finest = min(strides)
+    scales: tuple[Tensor | None, ...] = (None,) * len(features)
+    if flow.scale is not None:
+        scales = flow.scale.split([level.shape[1] for level in features], dim=1)
+    return tuple(
+        _warp_level(level, flow.displacement, scale, finest / stride)
+        for level, scale, stride in zip(features, scales, strides, strict=True)
+    )
+
+
+def _warp_level(
+    features: Tensor, displacement: Tensor, scale: Tensor | None, ratio: float
+) -> Tensor:
+    """Warp one level; flow and scale are resized where its grid is not the finest."""
+    size = (features.shape[-2], features.shape[-1])
+    if ratio != 1:
+        displacement = resize_flow(displacement, size, ratio)
+        if scale is not None:
+            scale = F.interpolate(scale, size=size, mode="bilinear", align_corners=False)
+    return warp(features, displacement, scale)

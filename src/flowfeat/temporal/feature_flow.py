@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from flowfeat.flow.zero import ZeroFlow
 from flowfeat.interfaces import (
@@ -15,7 +14,7 @@ from flowfeat.interfaces import (
     TemporalModule,
 )
 from flowfeat.metering import part
-from flowfeat.ops.warp import resize_flow, warp
+from flowfeat.ops.warp import warp_levels
 from flowfeat.temporal.key_memory import (
     KeyFrames,
     ages,
@@ -87,18 +86,9 @@ class FeatureFlow(TemporalModule):
     def _propagate(
         self, features: Features, current: Tensor, key: Tensor, flow: Flow | None = None
     ) -> Features:
-        """Apply Eq. 3 to every level, all under the one flow on the finest grid."""
         flow = flow or self._flow(current, key)
-        strides = self.features.trunk_strides
-        finest = min(strides)
-        scales: tuple[Tensor | None, ...] = (None,) * len(features)
-        if flow.scale is not None:
-            scales = flow.scale.split([level.shape[1] for level in features], dim=1)
         with part("W"):
-            return tuple(
-                _warp_level(level, flow.displacement, scale, finest / stride)
-                for level, scale, stride in zip(features, scales, strides, strict=True)
-            )
+            return warp_levels(features, flow, self.features.trunk_strides)
 
     def _output(self, trunk: Features, frames: Tensor, is_key: Tensor) -> Output:
         with part("tail"):
@@ -128,15 +118,3 @@ class FeatureFlow(TemporalModule):
     def copying(self) -> "FeatureFlow":
         zero = ZeroFlow(self.features.trunk_channels, self.features.trunk_strides)
         return FeatureFlow(self.features, zero, self.key_frames).train(self.training)
-
-
-def _warp_level(
-    features: Tensor, displacement: Tensor, scale: Tensor | None, ratio: float
-) -> Tensor:
-    """Warp one level; flow and scale are resized where its grid is not the finest."""
-    size = (features.shape[-2], features.shape[-1])
-    if ratio != 1:
-        displacement = resize_flow(displacement, size, ratio)
-        if scale is not None:
-            scale = F.interpolate(scale, size=size, mode="bilinear", align_corners=False)
-    return warp(features, displacement, scale)
