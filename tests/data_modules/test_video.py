@@ -292,35 +292,6 @@ def test_without_decord_there_is_one_notice(
     assert numbers(sources[0].read([4, 1])) == [4, 1]
 
 
-def test_folder_is_in_natural_order(tmp_path: Path) -> None:
-    suffixes = [".png", ".ppm", ".PNG"]
-    for number in range(12):
-        name = f"f{number}{suffixes[number % 3]}"
-        cv2.imwrite(str(tmp_path / name), numbered(number))
-    (tmp_path / "._f3.png").write_text("a file that some systems leave")
-    (tmp_path / "notes.txt").write_text("no picture")
-    source = open_video(tmp_path)
-    assert isinstance(source, Source)
-    assert (len(source), source.fps, source.size, source.reader) == (12, 25.0, SIZE, "folder")
-    assert numbers(source.read([11, 0, 9, 10, 10])) == [11, 0, 9, 10, 10]
-    assert open_video(tmp_path, fps=8).fps == 8
-
-
-def test_folder_is_rgb(tmp_path: Path) -> None:
-    picture = np.zeros((4, 6, 3), np.uint8)
-    picture[..., 2] = 255  # red, in OpenCV's order
-    cv2.imwrite(str(tmp_path / "0.png"), picture)
-    assert open_video(tmp_path).read([0])[0, 0, 0].tolist() == [255, 0, 0]
-
-
-def test_real_frame_folder(samples: Path) -> None:
-    folder = samples / "ILSVRC2015/Data/VID/val/ILSVRC2015_val_00007010"
-    source = open_video(folder)
-    assert (len(source), source.size) == (96, (720, 1280))
-    expected = cv2.imread(str(folder / "000095.JPEG"))[..., ::-1]
-    assert (source.read([95])[0] == expected).all()
-
-
 def test_writer_and_reader_agree(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", 30, SIZE) as writer:
         for number in range(20):
