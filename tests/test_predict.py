@@ -10,6 +10,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from data_modules.cityscapes_labels import CLASSES
 from data_modules.video import open_video
 from flowfeat import cli, predict
 from flowfeat.build import build_data, build_task
@@ -29,13 +30,13 @@ TINY = (
     "data.long_side=64",
     "trainer.accelerator=cpu",
 )
-DFF = ("flow.width=0.0625", "key_frames.interval=4")
+DFF = ("flow=flownet_half", "flow.width=0.0625", "key_frames.interval=4")
 FRAMES, HEIGHT, WIDTH = 11, 70, 94  # neither a multiple of the chunk, of l nor of the network size
 
 
 def stored(path: Path, *settings: str) -> Path:
     """Save a small network with random weights as a checkpoint."""
-    config = cli.compose_config([*TINY, *settings])
+    config = cli.compose_config(settings if "task=cityscapes" in settings else [*TINY, *settings])
     classes = build_data(config).classes
     torch.manual_seed(0)
     task = build_task(config, classes)
@@ -263,6 +264,37 @@ def test_detections_go_back_to_original_pixels(ckpt):
 )
 def test_bad_input_ends_in_one_line(monkeypatch, capsys, ckpt, clip, words, said):
     assert refusal(monkeypatch, capsys, 2, ckpt, clip, *words).startswith(said)
+
+
+def test_label_maps_are_what_the_overlay_shows(monkeypatch, clip, tmp_path):
+    tiny = [word for word in TINY if not word.startswith("head.")]
+    ckpt = stored(tmp_path / "city.ckpt", *DFF, *tiny, "task=cityscapes")
+    maps = tmp_path / "out" / f"{clip.stem}_labels"
+    maps.mkdir(parents=True)
+    (maps / "000099.png").touch()  # of an earlier, longer video
+    (maps / "notes.txt").touch()
+    run(monkeypatch, ckpt, clip, f"out={tmp_path / 'out'}", "label_maps=true")
+    names = [f"{n:06}.png" for n in range(FRAMES)]
+    assert sorted(path.name for path in maps.iterdir()) == [*names, "notes.txt"]
+    task = build_task(cli.compose_config([*tiny, *DFF, "task=cityscapes"]), CLASSES)
+    shown = open_video(tmp_path / "out" / clip.name)
+    for n, line in enumerate(lines_of(tmp_path / "out" / f"{clip.stem}.jsonl")):
+        labels = cv2.imread(str(maps / names[n]), cv2.IMREAD_UNCHANGED)
+        assert labels.shape == (HEIGHT, WIDTH)
+        largest = CLASSES[np.bincount(labels.ravel()).argmax()]
+        assert next(iter(line["classes"])) == largest
+        drawn = task.render(open_video(clip).read([n])[0], torch.from_numpy(labels), None, 0.3)
+        error = np.abs(drawn[20:].astype(int) - shown.read([n])[0][20:]).mean()
+        assert error < 12  # what H.264 leaves of it; the key frame's mark is above
+
+
+def test_label_maps_of_boxes_are_refused(monkeypatch, capsys, ckpt, clip):
+    assert "label_maps=maybe: expected true or false" in refusal(
+        monkeypatch, capsys, 2, ckpt, clip, "label_maps=maybe"
+    )
+    assert "label_maps=true: task vid predicts boxes, no maps" in refusal(
+        monkeypatch, capsys, 2, ckpt, clip, "label_maps=true"
+    )
 
 
 def test_what_is_no_video_is_named(monkeypatch, capsys, ckpt, tmp_path):

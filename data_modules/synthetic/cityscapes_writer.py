@@ -20,8 +20,8 @@ from data_modules.synthetic.scenes import (
     SceneSettings,
     scene_settings,
 )
-from data_modules.synthetic.video_file import write_video
 from data_modules.synthetic.write_once import write_once
+from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -176,8 +176,10 @@ def _write_snippet(place: _Place, seed: tuple[int, int, int], settings: Cityscap
 
     if settings.storage == "mp4":
         path = place.file(SEQUENCE, place.first, ".mp4")
-        quality = (settings.fps, settings.crf, settings.gop)
-        write_video(path, pictures(), settings.scene.size, *quality)
+        fps, crf, gop = settings.fps, settings.crf, settings.gop
+        with VideoWriter(path, fps, settings.scene.size, crf=crf, gop=gop, threads=1) as video:
+            for image in pictures():
+                video.write(image)
     else:
         for frame, image in enumerate(pictures(), start=place.first):
             _write_png(place.file(SEQUENCE, frame, "_leftImg8bit.png"), image[..., ::-1])

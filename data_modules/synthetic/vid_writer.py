@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.synthetic.scenes import GENERATOR_VERSION, Picture, Scene, SceneSettings
-from data_modules.synthetic.video_file import write_video
 from data_modules.synthetic.write_once import write_once
+from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -136,10 +136,11 @@ def _write_snippet(
             yield picture.image
 
     if settings.storage == "mp4":
-        data.parent.mkdir(parents=True, exist_ok=True)
-        quality = (settings.fps, settings.crf, settings.gop)
-        file = data.with_name(f"{data.name}.mp4")
-        write_video(file, pictures(), settings.scene.size, *quality)
+        fps, crf, gop = settings.fps, settings.crf, settings.gop
+        path = data.with_name(f"{data.name}.mp4")
+        with VideoWriter(path, fps, settings.scene.size, crf=crf, gop=gop, threads=1) as video:
+            for picture in pictures():
+                video.write(picture)
     else:
         data.mkdir(parents=True)
         for t, image in enumerate(pictures()):

@@ -182,6 +182,14 @@ def _unquoted(value: str) -> str:
     return value[1:-1] if quoted else value
 
 
+def switch(arguments: Mapping[str, str], name: str) -> bool:
+    """Read a switch among a script's own arguments, off by default; UsageError for other words."""
+    text = arguments.get(name, "false")
+    if text.lower() not in ("true", "false"):
+        raise cli.UsageError(f"{name}={text}: expected true or false")
+    return text.lower() == "true"
+
+
 def number(arguments: Mapping[str, str], name: str, default: float, least: float) -> float:
     """Read a number among a script's own arguments; UsageError below ``least`` or for a word."""
     text = arguments.get(name, str(default))

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -20,9 +20,11 @@ from flowfeat import cli, overrides
 from flowfeat.build import build_data
 from flowfeat.checkpoint import restore_task
 from flowfeat.interfaces import StreamChunk, VideoData, VideoSource
+from flowfeat.label_writer import LabelWriter
 from flowfeat.prediction import (
     Describing,
     FramePrediction,
+    LabelMapping,
     ModelClock,
     Summary,
     measure_baseline,
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 
 USAGE = (
     "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
-    "[threshold=0.3] [baseline=40] [trust=[package]] [overrides]"
+    "[threshold=0.3] [baseline=40] [label_maps=true] [trust=[package]] [overrides]"
 )
 CHUNK = 8  # frames decoded at a time: memory does not depend on the length of the video
 LISTED = 0.05  # least score in the JSON lines; `threshold` is for the pictures
@@ -91,6 +93,9 @@ class Video:
 def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     """Predict one video and write `<out>/<name>.mp4` and `<out>/<name>.jsonl`.
 
+    With `label_maps=true` also one PNG per frame, whose grey values are labels, in
+    `<out>/<name>_labels/`.
+
     Args:
         stored: The checkpoint and its config.
         arguments: Those of the command line, see ``USAGE``.
@@ -104,18 +109,22 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     """
     threshold = overrides.number(arguments, "threshold", 0.3, least=0)
     most = int(overrides.number(arguments, "baseline", 40, least=0))
+    wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
     video = Video(path, build_data(stored.config), fabric.device)
     finals = _finals(stored, arguments, video)
     task = restore_task(stored.checkpoint, stored.config).to(fabric.device)
+    if wants_maps and not isinstance(task, LabelMapping):
+        raise cli.UsageError(f"label_maps=true: task {stored.config.task} predicts boxes, no maps")
+    maps = finals[0].with_name(f"{video.name}_labels") if wants_maps else None
     clock = ModelClock(fabric.device)
     with torch.inference_mode(), fabric.autocast():
         _warm_up(task, video)
         begin = time.perf_counter()
         try:
             found = predict_stream(task, video.chunks(), clock)
-            _write(found, task, video, finals, threshold)
+            _write(found, task, video, finals, threshold, maps)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{path}: interrupted after {video.read} of {len(video.source)} frames, "
@@ -176,8 +185,9 @@ def _write(
     video: Video,
     finals: tuple[Path, Path],
     threshold: float,
+    maps: Path | None,
 ) -> None:
-    """Write one picture and one JSON line per frame, as they come."""
+    """Write one picture and one JSON line per frame, as they come, and a label map if asked to."""
     if not isinstance(task, Describing):
         raise ValueError(f"{type(task).__name__} cannot describe and draw its predictions")
     knows_keys = task.temporal.key_frames is not None
@@ -185,6 +195,7 @@ def _write(
     with (
         whole_file(finals[1]) as lines,
         VideoWriter(finals[0], source.fps, source.size) as pictures,
+        nullcontext() if maps is None else LabelWriter(maps) as labels,
     ):
         for frame in track(found, video.name, len(source)):
             is_key = frame.is_key if knows_keys else None
@@ -192,6 +203,8 @@ def _write(
             line = {"frame": frame.number, "key_frame": frame.is_key}
             line |= task.describe(frame.predictions, min(LISTED, threshold))
             lines.write(json.dumps(line) + "\n")
+            if labels is not None and isinstance(task, LabelMapping):
+                labels.write(frame.number, task.label_map(frame.predictions))
 
 
 def _warm_up(task: VideoTask, video: Video) -> None:
@@ -202,9 +215,11 @@ def _warm_up(task: VideoTask, video: Video) -> None:
 
 def main() -> None:
     """Entry point of `flowfeat-predict`."""
+    cli.quiet_lightning()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        command = overrides.take_apart(USAGE, ("ckpt", "video"), ("out", "threshold", "baseline"))
+        own = ("out", "threshold", "baseline", "label_maps")
+        command = overrides.take_apart(USAGE, ("ckpt", "video"), own)
         log.info(predict(overrides.open_stored(command), command.arguments))
     except cli.USER_ERRORS as error:
         cli.fail(error)

@@ -41,6 +41,14 @@ class Describing(Protocol):
         """
 
 
+@runtime_checkable
+class LabelMapping(Protocol):
+    """A task whose predictions are label maps, which `predict` also writes as PNG on request."""
+
+    def label_map(self, predictions: Any) -> NDArray[np.uint8]:
+        """Return one frame's labels (H, W), in the order of the task's classes."""
+
+
 class FramePrediction(NamedTuple):
     """One frame and what was found on it."""
 
