@@ -13,7 +13,7 @@ from flowfeat.checkpoint import KEY, Provenance
 
 TINY = (
     "features.model=test_resnet",
-    "flow.width=0.0625",
+    "flow.width=16",
     "head.anchor_sizes=[16,32]",
     "data.short_side=32",
     "data.long_side=64",
@@ -117,7 +117,7 @@ def test_a_run_root_that_cannot_be_written_is_named(monkeypatch, capsys, ckpt, t
     ("change", "said"),
     [
         ("task=ucf101", "was trained for task vid"),
-        ("features=resnet18_s8", "does not fit the config, "),
+        ("features=resnet34_s8", "does not fit the config, "),
         ("key_frames.interval=0", "key_frames.interval: expected an integer >= 1, found 0"),
         ("data.synthetic.scene={classes: 2}", "unknown key"),
         ("++data.synthetic.scene={classes: 2}", "knows 4 classes (airplane, car, cattle, ...), "),

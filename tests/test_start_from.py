@@ -38,7 +38,7 @@ def compose(*words: str) -> DictConfig:
 
 
 def dff(method: str, *words: str) -> DictConfig:
-    return compose(f"method={method}", "flow.width=0.0625", *words)
+    return compose(f"method={method}", "flow.width=16", *words)
 
 
 def build(config: DictConfig, seed: int) -> VideoTask:

@@ -37,7 +37,7 @@ class SceneSettings:
     regions: int = 1  # kinds of background; see ``textures.landscape``
     objects: tuple[int, int] = (1, 3)  # fewest, most
     object_size: tuple[float, float] = (0.22, 0.46)  # diameter
-    travel: tuple[float, float] = (0.15, 1.4)  # own diameters in 9 frames, a draw per scene
+    travel: tuple[float, float] = (0.1, 0.9)  # own diameters in 9 frames, a draw per scene
     pan: tuple[float, float] = (0.0, 0.015)  # of the camera, per frame
     liveliness: float = 1.0  # 0..1, how much things turn and swell beside their motion
     motions: tuple[str, ...] = VID_MOTIONS  # drawn from with equal weight

@@ -1,11 +1,13 @@
 """What the console scripts share: compose with Hydra, and end bad input in one clear line."""
 
 import errno
+import logging
 import os
 import re
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -106,6 +108,7 @@ def run(function: Callable[[DictConfig, Path], None]) -> None:
     User errors (bad values, files, keys, choices) end in one line and status 2; the traceback goes
     to `error.log` in the run folder, or to the terminal when FLOWFEAT_TRACEBACK is set.
     """
+    quiet_lightning()
     arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
     try:
         if not {"--help", "-h", "--version", "--hydra-help"} & set(sys.argv):
@@ -121,6 +124,19 @@ def run(function: Callable[[DictConfig, Path], None]) -> None:
             fail(error, folder)
 
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(guarded)()
+
+
+def quiet_lightning() -> None:
+    """Leave out what Lightning says about itself; warnings about the run stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*isinstance.treespec, LeafSpec.*",  # between Lightning and torch
+        "Experiment logs directory .* exists",  # the run folder, which we made
+        ".*does not have many workers.*",
+        ".*weights_only.*",
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def _require_writable(config: DictConfig) -> None:

@@ -107,6 +107,7 @@ def _plain(config: DictConfig, key: str) -> str:
 
 def main() -> None:
     """Entry point of `flowfeat-evaluate`."""
+    cli.quiet_lightning()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     folder = None
     try:

@@ -58,23 +58,24 @@ class FlowTask(pl.LightningModule):
         )
 
     def loss(self, batch: FlowBatch) -> Tensor:
-        """Return the weighted sum over scales of the mean end-point error, in pixels of the input.
+        """Return the weighted mean over scales of the mean end-point error, in pixels of the input.
 
         Raises:
             ValueError: A network with another number of scales than there are weights.
         """
         pyramid = self.flow.pyramid(batch["current"], batch["key"])
-        if len(pyramid) != len(self.weights):
+        if len(pyramid) > len(self.weights):
             raise ValueError(
                 f"module.weights: expected {len(pyramid)} values, one per scale, "
                 f"found {len(self.weights)}"
             )
+        weights = self.weights[-len(pyramid) :]  # networks may predict the finest scales only
         total = batch["flow"].new_zeros(())
-        for weight, predicted in zip(self.weights, pyramid, strict=True):
+        for weight, predicted in zip(weights, pyramid, strict=True):
             truth, known = _pooled(batch["flow"], batch["valid"], predicted)
             error = (predicted - truth).norm(dim=1)
             total = total + weight * (error * known).sum() / known.sum().clamp(min=1)
-        return total
+        return total / sum(weights)
 
     def training_step(self, batch: FlowBatch, batch_index: int) -> Tensor:
         loss = self.loss(self.prepare(batch))

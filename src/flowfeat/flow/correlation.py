@@ -1,0 +1,135 @@
+"""A light flow network that compares the frames cell by cell; learns within a minute from scratch.
+
+The paper's FlowNet must discover matching by itself, which takes days of Flying Chairs. Here, as in
+FlowNet's other version (FlowNetC), a correlation of learned features is built in.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flowfeat.flow.refinement import LEAK, convolution
+from flowfeat.interfaces import Flow, FlowNetwork
+from flowfeat.ops.warp import resize_flow
+
+CELL = 4  # pixels of the (halved) input per cell of the correlation
+
+
+class CorrelationFlow(FlowNetwork):
+    """Correlation over a window of cells, its soft maximum, and convolutions that correct it.
+
+    Args:
+        channels: Channels per level of the features that the flow will propagate.
+        strides: Their strides; the flow is given on the finest level's grid.
+        width: Channels of the compared features.
+        radius: Cells searched in each direction; one cell is 8 pixels of the frame.
+        with_scale: Predict the scale field S; without it, ``scale`` is None.
+
+    Raises:
+        ValueError: A radius below 1; channels and strides that do not pair up.
+    """
+
+    cells: Tensor
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        width: int = 64,
+        radius: int = 5,
+        with_scale: bool = True,
+    ) -> None:
+        super().__init__()
+        if radius < 1:
+            raise ValueError(f"flow.radius={radius}: expected at least 1")
+        if not strides or len(strides) != len(channels):
+            raise ValueError(f"channels={channels}, strides={strides}: expected one each per level")
+        self.stride, self.radius = min(strides), radius
+        self.encoder = nn.Sequential(
+            convolution(3, width // 2, 5, 2, groups=8),
+            convolution(width // 2, width, 3, 2, groups=8),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+        window = (2 * radius + 1) ** 2
+        self.decoder = nn.Sequential(
+            convolution(window + width + 2, 96, 3, groups=8),
+            convolution(96, 64, 3, groups=8),
+            convolution(64, 64, 3, groups=8),
+        )
+        self.correct = nn.Conv2d(64, 2, 3, padding=1)
+        self.scale = nn.Conv2d(64, sum(channels), 1) if with_scale else None
+        self.sharpness = nn.Parameter(torch.tensor(10.0))
+        steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
+        dy, dx = torch.meshgrid(steps, steps, indexing="ij")
+        self.register_buffer("cells", torch.stack((dx, dy)).flatten(1), persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, a=LEAK)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.correct.weight, std=1e-3)
+        if self.scale is not None and self.scale.bias is not None:
+            nn.init.zeros_(self.scale.weight)
+            nn.init.ones_(self.scale.bias)
+
+    def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        """Return the one displacement that it has, at stride 4, in pixels of the frames given."""
+        return (self._match(current, key)[0] * CELL,)
+
+    def forward(self, current: Tensor, key: Tensor) -> Flow:
+        height, width = current.shape[-2:]
+        halves = (F.avg_pool2d(frame, 2, ceil_mode=True) for frame in (current, key))
+        displacement, decoded = self._match(*halves)
+        stride = 2 * CELL  # in pixels of the frame
+        if self.stride > stride and self.stride % stride == 0:
+            decoded = F.avg_pool2d(decoded, self.stride // stride, ceil_mode=True)
+        size = (-(-height // self.stride), -(-width // self.stride))
+        displacement = resize_flow(displacement, size, stride / self.stride)
+        scale = None if self.scale is None else self.scale(decoded)
+        if scale is not None and scale.shape[-2:] != size:
+            # Around 1: the weights of interpolation may add up to slightly less.
+            scale = 1 + F.interpolate(scale - 1, size, mode="bilinear", align_corners=False)
+        return Flow(displacement, scale)
+
+    def _match(self, current: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the displacement in cells (B, 2, h, w) and the decoded features (B, 64, h, w)."""
+        both = self.encoder(torch.cat((current, key)) - 0.5)
+        ours, theirs = both.chunk(2)
+        costs = correlate(F.normalize(ours, dim=1), F.normalize(theirs, dim=1), self.radius)
+        likely = (costs * self.sharpness).softmax(1)
+        expected = torch.einsum("bdhw,cd->bchw", likely, self.cells)
+        decoded = self.decoder(torch.cat((costs, ours, expected), dim=1))
+        return expected + self.correct(decoded), decoded
+
+
+def correlate(current: Tensor, key: Tensor, radius: int) -> Tensor:
+    """Compare every cell with the cells around the same place of the key frame.
+
+    Args:
+        current: (B, C, h, w).
+        key: (B, C, h, w).
+        radius: Cells in each direction, R.
+
+    Returns:
+        (B, (2 R + 1)^2, h, w), inner products; entry ``(dy + R) (2 R + 1) + dx + R`` is with the
+        key's cell at (x + dx, y + dy), zero outside.
+    """
+    batch, channels, height, width = current.shape
+    side = 2 * radius + 1
+    padded = F.pad(key, (radius,) * 4)
+    # One matrix product per row: its cells with the band of the key frame's rows around it.
+    bands = padded.unfold(2, side, 1).permute(0, 2, 1, 4, 3)  # (B, h, C, side, w + 2 R)
+    ours = current.permute(0, 2, 3, 1).reshape(batch * height, width, channels)
+    products = ours @ bands.reshape(batch * height, channels, -1)
+    products = products.view(batch * height, width, side, width + 2 * radius)
+    # Of each band only the window around the cell's own column is wanted.
+    columns = torch.arange(width, device=key.device)[:, None]
+    columns = columns + torch.arange(side, device=key.device)  # (w, side)
+    index = columns[None, :, None].expand(batch * height, width, side, side)
+    window = products.gather(3, index).view(batch, height, width, side * side)
+    return window.permute(0, 3, 1, 2)

@@ -1,0 +1,58 @@
+"""The correlation network: what it compares, and that a shift of the picture is seen at once."""
+
+import pytest
+import torch
+
+from flowfeat.flow.correlation import CorrelationFlow, correlate
+
+
+def test_correlation_is_the_inner_product_with_each_neighbour():
+    generator = torch.Generator().manual_seed(0)
+    current, key = torch.randn(2, 2, 3, 5, 7, generator=generator)
+    ours = correlate(current, key, radius=2)
+    for y in range(5):
+        for x in range(7):
+            for dy in range(-2, 3):
+                for dx in range(-2, 3):
+                    inside = 0 <= y + dy < 5 and 0 <= x + dx < 7
+                    other = key[:, :, y + dy, x + dx] if inside else torch.zeros(2, 3)
+                    entry = ours[:, (dy + 2) * 5 + dx + 2, y, x]
+                    torch.testing.assert_close(entry, (current[:, :, y, x] * other).sum(1))
+
+
+def test_an_untrained_network_already_points_along_a_shift():
+    """The key frame lies 16 pixels to the left: two cells of a stride of 8."""
+    torch.manual_seed(0)
+    network = CorrelationFlow((4,), (8,)).eval()
+    with torch.no_grad():
+        network.sharpness.fill_(200)
+    wide = torch.rand(1, 3, 64, 144)
+    current, key = wide[..., :128], wide[..., 16:]
+    with torch.no_grad():
+        flow = network(current, key)
+    interior = flow.displacement[0, :, 2:-2, 4:-4]
+    torch.testing.assert_close(
+        interior.median(1).values.median(1).values, torch.tensor([-2.0, 0.0]), atol=0.2, rtol=0
+    )
+    assert torch.equal(flow.scale, torch.ones_like(flow.scale))
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+@pytest.mark.parametrize("size", [(64, 80), (61, 77)])
+def test_flow_lies_on_the_feature_grid_in_its_pixels(stride, size):
+    torch.manual_seed(0)
+    network = CorrelationFlow((4,), (stride,)).eval()
+    reference = CorrelationFlow((4,), (8,)).eval()
+    reference.load_state_dict(network.state_dict())
+    frames = torch.rand(2, 1, 3, *size)
+    with torch.no_grad():
+        flow, at_8 = network(*frames), reference(*frames)
+    assert flow.displacement.shape[-2:] == (-(-size[0] // stride), -(-size[1] // stride))
+    assert flow.scale.shape[-2:] == flow.displacement.shape[-2:]
+    ours = flow.displacement.mean((2, 3)) * stride
+    torch.testing.assert_close(ours, at_8.displacement.mean((2, 3)) * 8, rtol=0.2, atol=1.0)
+
+
+def test_a_radius_without_cells_is_refused():
+    with pytest.raises(ValueError, match=r"flow\.radius=0"):
+        CorrelationFlow((4,), (8,), radius=0)
