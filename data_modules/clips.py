@@ -34,13 +34,21 @@ class Pair:
 
     The offset is uniform; at the snippet's start k is clipped to 0, never moved after i, as in the
     released code. The clip is ``[k, i]``; where k = i the frame stands in it twice.
+
+    Args:
+        max_offset: The largest i - k.
+        same: Share of pairs that are k = i whatever the draw, 0..1. The paper has none; in a short
+            training the head otherwise hardly meets features that were not propagated.
     """
 
     max_offset: int = 9
+    same: float = 0.0
 
     def __post_init__(self) -> None:
         if self.max_offset < 0:
             raise ValueError(f"clip.max_offset={self.max_offset}: expected 0 or more")
+        if not 0 <= self.same <= 1:
+            raise ValueError(f"clip.same={self.same}: expected 0..1")
 
     def __call__(
         self, length: int, labelled: int, rng: np.random.Generator
@@ -48,6 +56,8 @@ class Pair:
         """Return ``[k, i], [1]``."""
         _check(length, labelled)
         key = max(0, labelled - int(rng.integers(0, self.max_offset + 1)))
+        if rng.random() < self.same:
+            key = labelled
         return [key, labelled], [1]
 
 

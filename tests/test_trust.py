@@ -33,7 +33,9 @@ def test_the_refusal_names_key_and_target_in_one_line(target):
     with pytest.raises(PermissionError) as caught:
         check(OmegaConf.create({"features": {"_target_": target}}))
     message = str(caught.value)
-    assert "features._target_" in message and target in message and "\n" not in message
+    assert "features._target_" in message
+    assert target in message
+    assert "\n" not in message
 
 
 def test_a_name_that_only_looks_like_ours_is_refused_by_its_home():

@@ -42,7 +42,10 @@ def evaluate(
     wanted = sorted({*intervals, own.interval})
     by_pairs = task.protocol == "pairs"
     report: dict[str, float] = {}
-    for interval in wanted:
+    if copy:
+        report |= _suffixed(_copied(trainer, task, data, pairs_every), f"_copy_l{own.interval}")
+    # The method's own l comes last: callbacks that save pictures keep those of the last test.
+    for interval in sorted(wanted, key=lambda interval: (interval == own.interval, interval)):
         with key_frame_interval(task.temporal, interval):
             values = _test(trainer, task, data)
         for name, value in values.items():
@@ -56,8 +59,6 @@ def evaluate(
     elif pairs_every:
         scores = _pairs(trainer, task, data, own.interval, pairs_every)
         report |= _suffixed(over_interval(scores, own.interval), f"_pairs_l{own.interval}")
-    if copy:
-        report |= _suffixed(_copied(trainer, task, data, pairs_every), f"_copy_l{own.interval}")
     return report
 
 

@@ -84,7 +84,8 @@ def warm_up(config: DictConfig, task: VideoTask, folder: Path) -> None:
     module = build(config.warmup.module, trust=config.trust)(flow=flow)
     data = build(config.warmup.data, trust=config.trust)(seed=config.seed)
     bars = [c for n, c in build_callbacks(config, folder).items() if n == "progress"]
-    trainer = build_trainer(config, folder, bars, loggers=[], **dict(config.warmup.trainer))
+    changes = {**config.warmup.trainer, "enable_checkpointing": False}
+    trainer = build_trainer(config, folder, bars, loggers=[], **changes)
     log.info(f"warming up the flow network on {config.warmup.trainer.max_steps} synthetic batches")
     with thawed(flow):
         trainer.fit(module, datamodule=data)

@@ -104,3 +104,12 @@ def test_a_still_is_its_own_neighbour(clip: ClipSampler):
 def test_bad_numbers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_share_of_pairs_is_its_own_key_frame():
+    rng = np.random.default_rng(0)
+    clips = [Pair(max_offset=9, same=0.5)(100, 50, rng)[0] for _ in range(2000)]
+    share = np.mean([key == current for key, current in clips])
+    assert abs(share - (0.5 + 0.5 / 10)) < 0.04
+    with pytest.raises(ValueError, match=r"clip\.same=1\.5"):
+        Pair(same=1.5)
