@@ -15,6 +15,7 @@ from flowfeat.start_from import start_parts, untrained
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.train import train
 
+FLOW = ("flow=flownet_quarter", "flow.width=0.0625", "flow.groups=null")
 CLASSES = ("airplane", "car", "cattle", "dog")
 TINY = (
     "features.model=test_resnet",
@@ -38,7 +39,7 @@ def compose(*words: str) -> DictConfig:
 
 
 def dff(method: str, *words: str) -> DictConfig:
-    return compose(f"method={method}", "flow.width=16", *words)
+    return compose(f"method={method}", *FLOW, *words)
 
 
 def build(config: DictConfig, seed: int) -> VideoTask:
