@@ -91,12 +91,13 @@ class SpeedMonitor(pl.Callback):
         if task.temporal.key_frames is not None:
             interval = task.temporal.key_frames.interval
             figures["speedup"] = speed.speedup
-            if interval == 1 or "F" in flops.costs:
+            if interval == 1 or "F" in seconds.costs:
                 figures["speedup_eq7_time"] = seconds.speedup(interval)
+            if interval == 1 or flops.costs.get("F"):  # hand-made flow has no countable operations
                 figures["speedup_eq7_flops"] = flops.speedup(interval)
-        shown = [part for part in PARTS if flops.costs.get(part) or part == "post"]
+        shown = [part for part in PARTS if flops.costs.get(part) or part in ("F", "post")]
         figures |= {f"ms_{p}": 1e3 * seconds.costs[p] for p in shown if p in seconds.costs}
-        figures |= {f"gflops_{p}": flops.costs[p] / 1e9 for p in shown if p in flops.costs}
+        figures |= {f"gflops_{p}": flops.costs[p] / 1e9 for p in shown if flops.costs.get(p)}
         return figures
 
 

@@ -15,12 +15,14 @@ from torchmetrics import MeanMetric
 
 from callbacks.speed_monitor import SpeedMonitor
 from flowfeat.evaluation import evaluate
+from flowfeat.flow.opencv_flow import DIS
 from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
 from flowfeat.key_frames.schedules import Fixed
 from flowfeat.optimization import Optimization
 from flowfeat.speed import speedup_eq7
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.temporal.feature_flow import FeatureFlow
+from flowfeat.temporal.hold import Hold
 from flowfeat.temporal.per_frame import PerFrame
 
 SIZE = (16, 24)  # 2 x 3 cells
@@ -150,6 +152,23 @@ def test_figures_are_reported_for_every_l(trainer: Any) -> None:
     assert "gflops_F_l1" not in report
     assert not any("fps_copy" in key for key in report)
     assert report["score_l4"] == 1
+
+
+def test_what_cannot_be_counted_has_time_only(trainer: Any) -> None:
+    """Hand-made flow costs no operations that a counter sees, so none are claimed."""
+    sff = FeatureFlow(Sleepy(), DIS((6,), (8,)), Fixed(4))
+    report = evaluate(trainer(SpeedMonitor(8, 0.6)), Task(sff), Chunks(*STREAM), copy=False)
+    assert report["ms_F_l4"] > 0
+    assert report["speedup_eq7_time_l4"] > 1
+    assert not {"gflops_F_l4", "speedup_eq7_flops_l4"} & set(report)
+    assert report["gflops_W_l4"] > 0
+
+
+def test_holding_costs_nothing_between_key_frames(trainer: Any) -> None:
+    hold = Task(Hold(Sleepy(), Fixed(4)))
+    report = evaluate(trainer(SpeedMonitor(8, 1.2)), hold, Chunks(*STREAM))
+    assert report["speedup_l4"] == pytest.approx(4, rel=0.3)
+    assert not [key for key in report if "eq7" in key or "_F_" in key or "copy" in key]
 
 
 def test_a_method_without_key_frames_has_no_speedup(trainer: Any) -> None:
