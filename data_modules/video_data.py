@@ -128,7 +128,7 @@ class ClipLoader(DataLoader[Any]):
         try:
             for number, batch in enumerate(super().__iter__(), start + 1):
                 self._seen = (epoch, number)
-                if not self.for_gpu:
+                if not self.for_gpu and "frames" in batch:
                     batch["frames"] = to_float(batch["frames"])
                 yield batch
         except _PLAIN as error:
