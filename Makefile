@@ -50,7 +50,7 @@ profile: $(STAMP) ## FLOPs, times and speedup of a model: TASK= METHOD= [ARGS=]
 	@$(BIN)/flowfeat-profile $(CHOICE) $(ARGS)
 
 test: $(STAMP) ## run the tests
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
 
 test-slow: $(STAMP) ## run the tests that take longer
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
