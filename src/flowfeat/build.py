@@ -1,11 +1,18 @@
 """Config -> objects: what is known only from another part flows between the parts here."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
-from flowfeat.interfaces import FeatureNetwork, FlowNetwork, TaskHead, TemporalModule
+from flowfeat.interfaces import (
+    FeatureNetwork,
+    FlowNetwork,
+    KeyFrameScheduler,
+    TaskHead,
+    TemporalModule,
+)
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.trust import build
 
@@ -36,18 +43,39 @@ def build_flow(config: DictConfig, features: FeatureNetwork) -> FlowNetwork | No
     return flow
 
 
-def build_temporal(config: DictConfig) -> TemporalModule:
+def build_key_frames(
+    config: DictConfig, features: FeatureNetwork, flow: FlowNetwork | None
+) -> KeyFrameScheduler:
+    """Build the schedule, with what it asks for by name: the flow's stride, its coarse channels."""
+    schedule = build(config.key_frames, trust=config.trust)
+    if isinstance(schedule, partial):
+        offered = {
+            "stride": min(features.trunk_strides),
+            "coarse_channels": 0 if flow is None else flow.coarse_channels,
+        }
+        wanted = inspect.signature(schedule).parameters
+        schedule = schedule(**{k: v for k, v in offered.items() if k in wanted})
+    built: KeyFrameScheduler = schedule
+    return built
+
+
+def build_temporal(config: DictConfig, features: FeatureNetwork | None = None) -> TemporalModule:
     """Build the method with the parts that it asks for by name.
+
+    Args:
+        config: The composed config.
+        features: N_feat, if it is built already.
 
     Raises:
         ValueError: A part that the method needs and the config lacks, or the other way round.
     """
     factory = build(config.temporal, trust=config.trust)
-    features = build_features(config)
+    features = features or build_features(config)
+    flow = build_flow(config, features)
     offered = {
         "features": features,
-        "flow": build_flow(config, features),
-        "key_frames": build(config.key_frames, trust=config.trust),
+        "flow": flow,
+        "key_frames": build_key_frames(config, features, flow),
     }
     wanted = inspect.signature(factory).parameters
     if offered["flow"] is None and "flow" in wanted:
@@ -58,12 +86,26 @@ def build_temporal(config: DictConfig) -> TemporalModule:
     return module
 
 
+def build_head(
+    config: DictConfig, below: FeatureNetwork | TemporalModule, classes: tuple[str, ...]
+) -> TaskHead:
+    """Build N_task for the features of what lies below it."""
+    head: TaskHead = build(config.head, trust=config.trust)(
+        channels=below.channels, strides=below.strides, num_classes=len(classes)
+    )
+    return head
+
+
 def build_task(config: DictConfig, classes: tuple[str, ...]) -> VideoTask:
     """Build the LightningModule of a composed config for the data's classes."""
-    temporal = build_temporal(config)
-    head: TaskHead = build(config.head, trust=config.trust)(
-        channels=temporal.channels, strides=temporal.strides, num_classes=len(classes)
-    )
+    features = build_features(config)
+    head: TaskHead | None = None
+    if features.split == 0:  # the head's convolutions run before the propagation
+        head = build_head(config, features, classes)
+        features.append(head.maps, head.map_channels)
+        head.gets_maps = True
+    temporal = build_temporal(config, features)
+    head = head or build_head(config, temporal, classes)
     task: VideoTask = build(config.module, trust=config.trust)(
         temporal=temporal,
         head=head,

@@ -25,7 +25,7 @@ in pixels of its own grid, from the current frame to the key frame.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
@@ -81,6 +81,9 @@ class FeatureNetwork(nn.Module, ABC):
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    split: int | str = 1
+    """Layers with weights in N_task (Table 5), or the block that it begins with; 1 is the head's
+    own. With 0, the head's convolutions are to be ``append``ed."""
 
     @property
     def trunk_channels(self) -> tuple[int, ...]:
@@ -108,6 +111,18 @@ class FeatureNetwork(nn.Module, ABC):
         """Go on from ``shallow`` of the same frames and stages to what ``trunk`` returns."""
         raise ValueError(f"{type(self).__name__} cannot go on from its first stages")
 
+    def append(self, maps: Callable[[Features], Features], channels: tuple[int, ...]) -> None:
+        """Let the trunk end with a head's convolutions (split point 0): they become its levels.
+
+        Args:
+            maps: ``TaskHead.maps``; its weights stay the head's.
+            channels: Of its maps, all on the last level's grid.
+
+        Raises:
+            ValueError: A network that cannot.
+        """
+        raise ValueError(f"features.split=0: {type(self).__name__} cannot end with the head")
+
     def tail(self, features: Features) -> Features:
         """Finish trunk features, fresh or propagated; the identity by default."""
         return features
@@ -126,6 +141,7 @@ class Flow(NamedTuple):
 
     displacement: Tensor  # (B, 2, h, w), (dx, dy) in pixels of this grid, current -> key
     scale: Tensor | None  # (B, C, h, w); None means all ones
+    coarse: Tensor | None = None  # (B, C', h', w'), what the network knows about the pair
 
 
 class FlowNetwork(nn.Module, ABC):
@@ -134,6 +150,9 @@ class FlowNetwork(nn.Module, ABC):
     Built with the channels and strides of the trunk that it serves. With several levels, the flow
     is given on the finest one and ``scale`` holds the channels of all levels one after the other.
     """
+
+    coarse_channels: int = 0
+    """Channels of ``Flow.coarse``, by which schedules learn; 0 where there is none."""
 
     @abstractmethod
     def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
@@ -231,6 +250,14 @@ class TemporalModule(nn.Module, ABC):
         """Return the displacement (B, 2, h, w) current -> key, for pictures, if any."""
         return None
 
+    def expected_agreement(self, current: Tensor, key: Tensor) -> Tensor:
+        """Return what a learned schedule expects of pairs: logits (B,) of the agreement (0..1).
+
+        Raises:
+            ValueError: A method without a learned schedule.
+        """
+        raise ValueError(f"{type(self).__name__} has no schedule that learns")
+
     def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:
         """Run explicit (key, target) pairs of one clip, as the paper evaluates (section 5.2).
 
@@ -253,8 +280,20 @@ class TaskHead(nn.Module, ABC):
     """N_task: features -> predictions of one step. Heads know nothing of time or of methods.
 
     ``forward`` holds the convolutions and returns raw maps; ``postprocess`` turns them into
-    predictions (proposals, pooling, NMS, upsampling). Both count as N_task in Eq. 5.
+    predictions (proposals, pooling, NMS, upsampling). Both count as N_task in Eq. 5. A head whose
+    convolutions may run before the propagation (split point 0 of Table 5) offers them as ``maps``.
     """
+
+    map_channels: tuple[int, ...] = ()  # of ``maps``
+    gets_maps: bool = False  # the features that ``forward`` receives are its ``maps`` already
+
+    def maps(self, features: Features) -> Features:
+        """Run the convolutions alone: maps on the last level's grid.
+
+        Raises:
+            ValueError: A head without such a part.
+        """
+        raise ValueError(f"features.split=0: {type(self).__name__} has no convolutions to move")
 
     @abstractmethod
     def forward(self, features: Features, frames: Tensor) -> Any:
@@ -269,10 +308,22 @@ class TaskHead(nn.Module, ABC):
         """Return named scalar losses, each the mean over images with a constant denominator."""
 
 
+class AgreementNetwork(nn.Module, ABC):
+    """Predicts how well propagated results will agree with recomputed ones, from a flow's pair."""
+
+    @abstractmethod
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Return logits (B,) of the agreement (0..1), from ``Flow.coarse``."""
+
+    if TYPE_CHECKING:
+
+        def __call__(self, coarse: Tensor) -> Tensor: ...
+
+
 class KeyFrameScheduler(Protocol):
     """Decides per stream and step whether N_feat runs."""
 
-    interval: int  # l: the longest a key frame serves
+    interval: int  # l: the longest a key frame serves, itself included
 
     def __call__(
         self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None
@@ -285,11 +336,18 @@ class KeyFrameScheduler(Protocol):
             frames: (B, 3, H, W), the current frames.
             keys: (B, 3, H, W), the key frames; None at the first step.
             flow: Flow current -> key where ``needs_flow`` is true, else None.
+
+        With ``needs_flow``, only streams of an age of 1 .. interval - 1 are asked: the others have
+        a key frame without a question.
         """
 
     @property
     def needs_flow(self) -> bool:
         """Whether the flow must be computed before the decision."""
+
+    @property
+    def network(self) -> "AgreementNetwork | None":
+        """What it learns, if anything; the method names it "schedule" among its parts."""
 
 
 class ClipSampler(Protocol):

@@ -69,7 +69,7 @@ def test_propagation_is_direct_from_the_key_frame(features, flow):
     clip = video(0)[None]
     with torch.no_grad():
         fine, coarse = features(clip[:, 0])
-        moved, scale = flow(clip[:, 3], clip[:, 0])
+        moved, scale, _ = flow(clip[:, 3], clip[:, 0])
         expected_fine = warp(fine, moved, scale[:, :6])
         half = torch.nn.functional.interpolate(scale[:, 6:], size=(3, 4), mode="bilinear")
         expected_coarse = warp(coarse, resize_flow(moved, (3, 4), 0.5), half)

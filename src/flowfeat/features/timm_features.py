@@ -1,6 +1,6 @@
 """N_feat from any timm backbone: chosen levels at a chosen stride, then the 3x3 reduction."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import timm
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from flowfeat.features.batch_norm import Norm, batch_norms, convert_norm
 from flowfeat.features.reduction import Reduction, automatic_width
-from flowfeat.features.shallow import run_first, run_rest
+from flowfeat.features.split import find_split, measure_trunk
 from flowfeat.features.timm_plan import (
     Plan,
     fit,
@@ -18,6 +18,7 @@ from flowfeat.features.timm_plan import (
     run_backbone,
 )
 from flowfeat.features.timm_weights import build_backbone
+from flowfeat.features.units import end_of_stage, run_units
 from flowfeat.interfaces import FeatureNetwork, Features
 
 
@@ -49,6 +50,8 @@ class TimmFeatures(FeatureNetwork):
         frozen_stages: The stem and this many stages (levels at stride 4 or more) get no gradient
             and stay in eval mode; 1 is what the released code freezes of a ResNet.
         dilate_first_block: Also dilate the first block of a dilated stage (ResNets only).
+        split: Layers of N_task, or the block that it begins with; see :func:`find_split`. Where
+            the backbone asks for padded frames, a tail repeats the border of what it is given.
         **arguments: Passed to ``timm.create_model``.
 
     Raises:
@@ -72,6 +75,7 @@ class TimmFeatures(FeatureNetwork):
         frozen_affine: bool = False,
         frozen_stages: int = 0,
         dilate_first_block: bool = False,
+        split: int | str = 1,
         **arguments: Any,
     ) -> None:
         super().__init__()
@@ -87,13 +91,22 @@ class TimmFeatures(FeatureNetwork):
         self.backbone = convert_norm(backbone, norm, frozen_affine)
         self.multiple = plan.multiple
         self.stages = plan.stages
-        self.strides = plan.strides
+        self.strides = self._plan_strides = plan.strides
         self.channels = plan.channels
         self.reductions = nn.ModuleList()
         if reduce_to is not None:
             self.channels = _widths(plan, reduce_to)
             pairs = zip(plan.channels, self.channels, strict=True)
             self.reductions.extend(Reduction(inner, outer, dilation) for inner, outer in pairs)
+        self.split = split
+        self._first, self._late = find_split(backbone, split, min(1, len(self.reductions)))
+        self._cut: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+        if self._first is not None:
+            cut = measure_trunk(model, plan.arguments, self._first, plan.multiple)
+            self._cut = (cut[:1], cut[1:])
+        elif self._late:
+            self._cut = (plan.channels, plan.strides)
+        self._appended: tuple[Callable[[Features], Features], ...] = ()
         self._still = _freeze(self.backbone, plan.stages, frozen_stages)
         self.train(self.training)
 
@@ -105,20 +118,72 @@ class TimmFeatures(FeatureNetwork):
             module.eval()
         return self
 
+    @property
+    def trunk_channels(self) -> tuple[int, ...]:
+        return self.channels if self._cut is None else self._cut[0]
+
+    @property
+    def trunk_strides(self) -> tuple[int, ...]:
+        return self.strides if self._cut is None else self._cut[1]
+
+    def append(self, maps: Callable[[Features], Features], channels: tuple[int, ...]) -> None:
+        self._appended = (maps,)  # in a tuple, or its weights would become ours too
+        self.channels, self.strides = channels, (self.strides[-1],) * len(channels)
+
     def trunk(self, frames: Tensor) -> Features:
-        """Compute the reduced levels of frames (B, 3, H, W)."""
-        levels = run_backbone(self.backbone, self._normal(frames), self.strides, self.multiple)
-        return self._reduce(levels)
+        """Compute the reduced levels of frames (B, 3, H, W), or what comes before a split."""
+        normal = self._normal(frames)
+        if self._first is None:
+            levels = run_backbone(self.backbone, normal, self._plan_strides, self.multiple)
+            return self._end(levels)
+        return self._run(pad(normal, self.multiple), frames, 0)
 
     def shallow(self, frames: Tensor, stages: int) -> Tensor:
         """Run the stem and the first stages (levels at stride 4 or more)."""
         padded = pad(self._normal(frames), self.multiple)
-        return run_first(self.backbone, padded, self._stage(stages))
+        return run_units(self.backbone, padded, 0, self._end_of(stages))[0]
 
     def deepen(self, maps: Tensor, frames: Tensor, stages: int) -> Features:
-        raw = run_rest(self.backbone, maps, self._stage(stages))
+        return self._run(maps, frames, self._end_of(stages))
+
+    def tail(self, features: Features) -> Features:
+        if not self._late:
+            return features
+        levels = list(features)
+        if self._first is not None:
+            [maps], [stride] = features, self.trunk_strides
+            cells = max(1, self.multiple // stride)
+            size = maps.shape[-2:]
+            padded = pad(maps, cells, "replicate")
+            _, raw = run_units(self.backbone, padded, self._first)
+            ratios = tuple(s // stride for s in self.strides)
+            levels = fit(raw, ratios, size, padded.shape[-2:])
+        return self._reduce(levels)
+
+    def _run(self, maps: Tensor, frames: Tensor, first: int) -> Features:
+        """Run the trunk's units from ``first`` on, given the maps of padded frames before it."""
+        last, levels = run_units(self.backbone, maps, first, self._first)
+        raw, strides = levels, self._plan_strides
+        if self._first is not None:
+            raw, strides = [last], self.trunk_strides
         padded = pad(frames, self.multiple).shape[-2:]
-        return self._reduce(fit(raw, self.strides, frames.shape[-2:], padded))
+        return self._end(fit(raw, strides, frames.shape[-2:], padded))
+
+    def _end(self, levels: list[Tensor]) -> Features:
+        """Finish the trunk."""
+        features = tuple(levels) if self._late else self._reduce(levels)
+        for maps in self._appended:
+            features = maps(features)
+        return features
+
+    def _end_of(self, stages: int) -> int:
+        end = end_of_stage(self.backbone, self._stage(stages))
+        if self._first is not None and end > self._first:
+            raise ValueError(
+                f"features.split={self.split}: expected a block behind {self._stage(stages)} "
+                f"(temporal.stages={stages})"
+            )
+        return end
 
     def _stage(self, stages: int) -> str:
         if not 1 <= stages < len(self.stages):

@@ -80,12 +80,12 @@ def run_backbone(
     return fit(channels_first(network, network(padded)), strides, size, padded_size)
 
 
-def pad(frames: Tensor, multiple: int) -> Tensor:
-    """Pad frames (B, 3, H, W) right and bottom to multiples."""
+def pad(frames: Tensor, multiple: int, mode: str = "constant") -> Tensor:
+    """Pad frames or maps (B, C, H, W) right and bottom to multiples."""
     height, width = frames.shape[-2:]
     if height % multiple == width % multiple == 0:
         return frames
-    return F.pad(frames, (0, -width % multiple, 0, -height % multiple))
+    return F.pad(frames, (0, -width % multiple, 0, -height % multiple), mode)
 
 
 def channels_last(network: nn.Module) -> bool:

@@ -58,6 +58,7 @@ class CorrelationFlow(FlowNetwork):
             convolution(96, 64, 3, groups=8),
             convolution(64, 64, 3, groups=8),
         )
+        self.coarse_channels = 64
         self.correct = nn.Conv2d(64, 2, 3, padding=1)
         self.scale = nn.Conv2d(64, sum(channels), 1) if with_scale else None
         self.sharpness = nn.Parameter(torch.tensor(10.0))
@@ -85,6 +86,7 @@ class CorrelationFlow(FlowNetwork):
         height, width = current.shape[-2:]
         halves = (F.avg_pool2d(frame, 2, ceil_mode=True) for frame in (current, key))
         displacement, decoded = self._match(*halves)
+        coarse = decoded
         stride = 2 * CELL  # in pixels of the frame
         if self.stride > stride and self.stride % stride == 0:
             decoded = F.avg_pool2d(decoded, self.stride // stride, ceil_mode=True)
@@ -94,7 +96,7 @@ class CorrelationFlow(FlowNetwork):
         if scale is not None and scale.shape[-2:] != size:
             # Around 1: the weights of interpolation may add up to slightly less.
             scale = 1 + F.interpolate(scale - 1, size, mode="bilinear", align_corners=False)
-        return Flow(displacement, scale)
+        return Flow(displacement, scale, coarse)
 
     def _match(self, current: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Return the displacement in cells (B, 2, h, w) and the decoded features (B, 64, h, w)."""

@@ -103,6 +103,7 @@ class RefinedFlowNetwork(FlowNetwork):
         # ratios, the features are pooled first, which keeps the scale field four times cheaper.
         self.pooled = predict_at == "features" and self.stride % 8 == 0
         self.refinement = Refinement(encoder, decoder)
+        self.coarse_channels = encoder[-1]
         self.predict = prediction(self.refinement.channels)
         self.scale: nn.Conv2d | None = None
         if with_scale:
@@ -117,13 +118,13 @@ class RefinedFlowNetwork(FlowNetwork):
 
     def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         """Predict displacements at strides 64 .. 4, in pixels of the frames given."""
-        refined, flows = self._refine(current, key)
+        refined, flows, _ = self._refine(current, key)
         return tuple(flow * FLOW_UNIT for flow in (*flows, self.predict(refined)))
 
     def forward(self, current: Tensor, key: Tensor) -> Flow:
         """Predict flow and scale on the feature grid."""
         height, width = current.shape[-2:]
-        refined, _ = self._refine(_halve(current), _halve(key))
+        refined, _, coarse = self._refine(_halve(current), _halve(key))
         stride = 8  # of the refined map, in pixels of the frame
         if self.pooled and self.stride > stride:
             factor = self.stride // stride
@@ -137,15 +138,16 @@ class RefinedFlowNetwork(FlowNetwork):
             if scale is not None:
                 # Around 1: the weights of interpolation may add up to slightly less.
                 scale = 1 + F.interpolate(scale - 1, size, mode="bilinear", align_corners=False)
-        return Flow(displacement, scale)
+        return Flow(displacement, scale, coarse)
 
-    def _refine(self, current: Tensor, key: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _refine(self, current: Tensor, key: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return the refined map, the raw flows, and the encoder's coarsest map."""
         if current.shape != key.shape:
             raise ValueError(f"frames {tuple(current.shape)} and {tuple(key.shape)} differ in size")
         pair = torch.cat((current - self.mean, key - self.mean), dim=1)  # (B, 6, H, W)
-        refined: Tensor
-        refined, flows = self.refinement(self.encode(pair))
-        return refined, flows
+        maps = self.encode(pair)
+        refined, flows = self.refinement(maps)
+        return refined, flows, maps[-1]
 
     def initialise(self) -> None:
         """Set the weights for training from scratch; subclasses call it when they are complete.

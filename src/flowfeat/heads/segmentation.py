@@ -55,14 +55,19 @@ class Segmentation(TaskHead):
         # The paper predicts C + 1 maps, background included; here C, because Cityscapes has no
         # background: every pixel is of a class or ignored.
         self.scores = nn.Conv2d(channels[-1], num_classes, 1)
+        self.map_channels = (num_classes,)
         nn.init.normal_(self.scores.weight, std=0.01)
         nn.init.zeros_(self.scores.bias)  # type: ignore[arg-type]
         self.register_buffer("kernel", bilinear_kernel(self.stride), persistent=False)
 
     def forward(self, features: Features, frames: Tensor) -> Tensor:
         """Return scores (B, C, h, w) on the feature grid; the frames are not needed."""
-        scores: Tensor = self.scores(features[-1])
-        return scores
+        maps = features if self.gets_maps else self.maps(features)
+        return maps[-1]
+
+    def maps(self, features: Features) -> Features:
+        """Return the scores, as the one map that there is."""
+        return (self.scores(features[-1]),)
 
     def upsample(self, scores: Tensor, height: int, width: int) -> Tensor:
         """Return scores (B, C, height, width) of the frame's upper left part."""

@@ -1,6 +1,7 @@
 """Key frames at fixed intervals: on every frame, or one in every l frames."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -20,16 +21,10 @@ class Fixed:
 
     interval: int
     needs_flow: bool = False
+    network: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.interval, bool)
-            or not isinstance(self.interval, int)
-            or self.interval < 1
-        ):
-            raise ValueError(
-                f"key_frames.interval: expected an integer >= 1, found {self.interval!r}"
-            )
+        check_count("interval", self.interval)
 
     def __call__(
         self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None
@@ -42,3 +37,13 @@ class Every(Fixed):
     """Every frame is a key frame, until ``interval`` is overridden."""
 
     interval: int = 1
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse a setting that is no whole number of frames.
+
+    Raises:
+        ValueError: It is below 1, or no integer.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"key_frames.{name}: expected an integer >= 1, found {value!r}")

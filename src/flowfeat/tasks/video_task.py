@@ -5,8 +5,9 @@ from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
+from flowfeat.agreement import agreement_loss
 from flowfeat.interfaces import Output, TaskHead, TemporalModule, VideoBatch
 from flowfeat.metering import part
 from flowfeat.optimization import Optimization, freeze, frozen
@@ -41,6 +42,7 @@ class VideoTask(pl.LightningModule, ABC):
         self.optimization = optimization
         freeze(self.parts(), optimization.factors)
         self.train(self.training)
+        self.key_share = MeanMetric()
         self._stream: Stream[Any] | None = None
 
     def parts(self) -> dict[str, nn.Module]:
@@ -76,6 +78,17 @@ class VideoTask(pl.LightningModule, ABC):
         is_key = self.temporal.training_keys(video["indices"])
         output = self.temporal(video["frames"], is_key, video["targets"])
         losses = self.losses(output, batch)
+        schedule = self.temporal.key_frames
+        if schedule is not None and schedule.network is not None:
+            losses["agreement"] = agreement_loss(
+                self.temporal,
+                self.head,
+                video["frames"],
+                is_key,
+                video["targets"],
+                output,
+                video["sizes"],
+            )
         total: Tensor = sum(losses.values())  # type: ignore[assignment]  # never empty
         batch_size = len(video["frames"])
         for name, value in losses.items():
@@ -90,6 +103,7 @@ class VideoTask(pl.LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:
         self._stream = self.stream()
         self.reset_metrics()
+        self.key_share.reset()
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
         if self._stream is None:
@@ -105,6 +119,8 @@ class VideoTask(pl.LightningModule, ABC):
             self._stream = None
         for name, value in self.computed_metrics().items():
             self.log(name, value, prog_bar=name == self.monitor, sync_dist=False)
+        if self.temporal.key_frames is not None:
+            self.log("key_share", self.key_share.compute(), sync_dist=False)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -125,6 +141,7 @@ class VideoTask(pl.LightningModule, ABC):
 
     def _score_all(self, results: list[Result[Any]]) -> None:
         for result in results:
+            self.key_share.update(float(result.is_key.float().mean()), len(result.is_key))
             with part("score"):
                 self.score(result.predictions, result.tag)
 

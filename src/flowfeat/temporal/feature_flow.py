@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from flowfeat.flow.zero import ZeroFlow
 from flowfeat.interfaces import (
     FeatureNetwork,
     Features,
@@ -30,7 +29,8 @@ class FeatureFlow(TemporalModule):
     """Algorithm 1 for B independent streams, and its training on pairs (Figure 2b).
 
     Each frame is propagated directly from its key frame, never from the frame before; a frame that
-    is its own key frame is not warped.
+    is its own key frame is not warped. A schedule that asks for the flow is asked before, and the
+    flow that it was given is the one that propagates.
     """
 
     key_frames: KeyFrameScheduler
@@ -42,6 +42,8 @@ class FeatureFlow(TemporalModule):
         self.features = features
         self.flow = flow
         self.key_frames = key_frames
+        if key_frames.network is not None:
+            self.schedule = key_frames.network
         self.channels, self.strides = features.channels, features.strides
 
     def step(
@@ -49,14 +51,31 @@ class FeatureFlow(TemporalModule):
     ) -> tuple[Output, KeyFrames]:
         state = fitting(state, frames)
         age = ages(state, starts)
-        flow = None
-        if state is not None and self.key_frames.needs_flow:
-            flow = self._flow(frames, state.frames)
-        keys = None if state is None else state.frames
-        is_key = (age == 0) | self.key_frames(age, frames, keys, flow)
+        is_key, flow = self._decide(state, frames, age)
         state = renew(state, frames, is_key, age, self._trunk)
         propagated = self._propagate_rows(state, frames, ~is_key, flow)
         return self._output(propagated, frames, is_key), state
+
+    def _decide(
+        self, state: KeyFrames | None, frames: Tensor, age: Tensor
+    ) -> tuple[Tensor, Flow | None]:
+        """Return where key frames fall (B,), and the flow of the other streams if it was needed."""
+        schedule = self.key_frames
+        if state is None or not schedule.needs_flow:
+            keys = None if state is None else state.frames
+            return (age == 0) | schedule(age, frames, keys, None), None
+        is_key = (age == 0) | (age >= schedule.interval)
+        if is_key.all():
+            return is_key, None
+        asked = ~is_key
+        rows = asked.nonzero().flatten().to(frames.device)
+        current, key = frames[rows], state.frames[rows]
+        flow = self._flow(current, key)
+        chosen = schedule(age[asked], current, key, flow)
+        is_key[asked] = chosen
+        if chosen.any():
+            flow = _some(flow, (~chosen).nonzero().flatten().to(frames.device))
+        return is_key, flow
 
     def _trunk(self, frames: Tensor) -> Features:
         with part("N_feat"):
@@ -65,15 +84,15 @@ class FeatureFlow(TemporalModule):
     def _propagate_rows(
         self, state: KeyFrames, frames: Tensor, moved: Tensor, flow: Flow | None
     ) -> Features:
-        """Return features of all frames; only the streams in ``moved`` (B,) are warped."""
+        """Return features of all frames; only the streams in ``moved`` (B,) are warped.
+
+        A flow, if given, is that of the moved streams alone.
+        """
         if not moved.any():
             return state.features
         if moved.all():
             return self._propagate(state.features, frames, state.frames, flow)
         rows = moved.nonzero().flatten().to(frames.device)
-        if flow is not None:
-            scale = None if flow.scale is None else flow.scale[rows]
-            flow = Flow(flow.displacement[rows], scale)
         warped = self._propagate(
             tuple(level[rows] for level in state.features), frames[rows], state.frames[rows], flow
         )
@@ -115,6 +134,29 @@ class FeatureFlow(TemporalModule):
     def motion(self, current: Tensor, key: Tensor) -> Tensor:
         return self.flow(current, key).displacement
 
-    def copying(self) -> "FeatureFlow":
-        zero = ZeroFlow(self.features.trunk_channels, self.features.trunk_strides)
-        return FeatureFlow(self.features, zero, self.key_frames).train(self.training)
+    def expected_agreement(self, current: Tensor, key: Tensor) -> Tensor:
+        coarse = self.flow(current, key).coarse
+        network = self.key_frames.network
+        if network is None or coarse is None:
+            return super().expected_agreement(current, key)
+        return network(coarse)
+
+    def copying(self) -> "Copying":
+        return Copying(self.features, self.flow, self.key_frames).train(self.training)
+
+
+class Copying(FeatureFlow):
+    """The same method with zero flow and unit scale; the flow serves an adaptive schedule alone."""
+
+    def _propagate(
+        self, features: Features, current: Tensor, key: Tensor, flow: Flow | None = None
+    ) -> Features:
+        return features
+
+    def motion(self, current: Tensor, key: Tensor) -> Tensor:
+        return torch.zeros_like(super().motion(current, key))
+
+
+def _some(flow: Flow, rows: Tensor) -> Flow:
+    """Return the flow of some streams; what the network knows beside it has served its purpose."""
+    return Flow(flow.displacement[rows], None if flow.scale is None else flow.scale[rows])

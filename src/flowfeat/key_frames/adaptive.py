@@ -1,0 +1,105 @@
+"""Key frames where the content has changed: by the error after warping, by the amount of motion.
+
+Section 6 of the paper leaves such schedules as future work. All are causal: they look at the
+current frame, its key frame and the flow between them, which then also propagates the features.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flowfeat.interfaces import AgreementNetwork, Flow
+from flowfeat.key_frames.schedules import check_count
+from flowfeat.ops.warp import resize_flow, warp
+
+CELL = 4  # network pixels per cell on which frames are compared
+UNRELATED = 1 / 3
+"""Mean difference of two unrelated pixels, evenly spread over 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(ABC):
+    """Asks the flow, between a floor and a ceiling on the interval.
+
+    Args:
+        interval: Ceiling: the most frames that a key frame serves, itself included.
+        shortest: Floor: the fewest. The ceiling wins where it is lower.
+        threshold: A key frame falls where ``change`` exceeds it.
+
+    Raises:
+        ValueError: A ceiling or floor below 1; a negative threshold.
+    """
+
+    interval: int
+    shortest: int = 1
+    threshold: float
+
+    def __post_init__(self) -> None:
+        check_count("interval", self.interval)
+        check_count("shortest", self.shortest)
+        if not self.threshold >= 0:
+            raise ValueError(f"key_frames.threshold={self.threshold}: expected at least 0")
+
+    @property
+    def needs_flow(self) -> bool:
+        """Whether there is anything to decide between floor and ceiling."""
+        return self.shortest < self.interval
+
+    @property
+    def network(self) -> AgreementNetwork | None:
+        """Nothing is learned."""
+        return None
+
+    @abstractmethod
+    def change(self, frames: Tensor, keys: Tensor, flow: Flow) -> Tensor:
+        """Return by how much frames differ from their key frames, (B,), 0 for not at all."""
+
+    @torch.no_grad()
+    def __call__(
+        self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None
+    ) -> Tensor:
+        due = (age == 0) | (age >= self.interval)
+        free = ~due & (age >= self.shortest)
+        if keys is None or flow is None or not free.any():
+            return due
+        changed = self.change(frames, keys, flow) > self.threshold
+        return due | (free & changed.cpu())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photometric(Adaptive):
+    """Compares the frame with its key frame after warping, as the features will be warped.
+
+    The change is the mean absolute difference of brightness (0..1) over cells of 4 x 4 pixels; what
+    the key frame did not show counts as two unrelated pixels do.
+
+    Args:
+        stride: Network pixels per pixel of the flow's grid.
+    """
+
+    stride: int
+
+    def change(self, frames: Tensor, keys: Tensor, flow: Flow) -> Tensor:
+        ours, theirs = (F.avg_pool2d(f, CELL, ceil_mode=True) for f in (frames, keys))
+        size = (ours.shape[-2], ours.shape[-1])
+        moved = resize_flow(flow.displacement, size, self.stride / CELL)
+        shown = warp(torch.ones_like(theirs[:, :1]), moved).clamp(0, 1)
+        error = (ours - warp(theirs, moved)).abs().mean(1, keepdim=True)
+        return torch.where(shown > 0.5, error, UNRELATED).mean((1, 2, 3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMagnitude(Adaptive):
+    """Measures the mean length of the flow, in network pixels.
+
+    Args:
+        stride: Network pixels per pixel of the flow's grid.
+    """
+
+    stride: int
+
+    def change(self, frames: Tensor, keys: Tensor, flow: Flow) -> Tensor:
+        return flow.displacement.float().norm(dim=1).mean((1, 2)) * self.stride
