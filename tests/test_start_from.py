@@ -77,7 +77,7 @@ def task_of(path: Path) -> VideoTask:
 
 def test_separate_is_put_together_from_two_checkpoints(stored):
     n, f = stored["per_frame"], stored["dff"]
-    config = dff("dff_separate", f"start_from.features={n}", f"start_from.flow={f}")
+    config = dff("dff_separate", f"start_from.features={n}", f"flow.weights={f}")
     task = build(config, 0)
     start_parts(task, config)
     assert same(task.temporal.features, task_of(n).temporal.features)
@@ -128,13 +128,13 @@ def test_frozen_norm_statistics_do_not_move():
 
 
 def test_the_scale_field_may_be_missing_on_either_side(stored):
-    config = dff("dff", f"start_from.flow={stored['no_scale']}")
+    config = dff("dff", f"flow.weights={stored['no_scale']}")
     task = build(config, 0)
     start_parts(task, config)
     frames = torch.rand(1, 3, 64, 64)
     scale = task.temporal.flow(frames, frames).scale
     assert torch.equal(scale, torch.ones_like(scale))
-    config = dff("dff_no_scale", f"start_from.flow={stored['dff']}")
+    config = dff("dff_no_scale", f"flow.weights={stored['dff']}")
     task = build(config, 0)
     start_parts(task, config)
     predict = task_of(stored["dff"]).temporal.flow.predict
@@ -161,25 +161,23 @@ def test_a_fixed_flow_needs_a_warm_up_or_a_checkpoint(stored):
     start_parts(build(config, 0), config)  # the warm-up is its pre-training
     for method in ("dff_fix_f", "dff_separate"):
         config = dff(method, "warmup=none", f"start_from.features={stored['per_frame']}")
-        with pytest.raises(
-            ValueError, match=r"start_from\.flow=null: .* METHOD=flow \(or add warmup"
-        ):
+        with pytest.raises(ValueError, match=r"flow\.weights=null: .* METHOD=flow \(or add warmup"):
             start_parts(build(config, 0), config)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("start_from.flow={per_frame}",), "start_from.flow: .* has no flow, only features, head"),
+        (("flow.weights={per_frame}",), "flow.weights: .* has no flow, only features, head"),
         (
-            ("start_from.flow={dff}", "flow.width=0.125"),
-            r"start_from.flow: .* does not fit, \d+ parameters differ, first .*: expected \(",
+            ("flow.weights={dff}", "flow.width=0.125"),
+            r"flow.weights: .* does not fit, \d+ parameters differ, first .*: expected \(",
         ),
         (
             ("+start_from.tail={dff}",),
             "start_from.tail: unknown part, expected one of features, flow",
         ),
-        (("start_from.flow=/no/such.ckpt",), "/no/such.ckpt: no such checkpoint"),
+        (("flow.weights=/no/such.ckpt",), "/no/such.ckpt: no such checkpoint"),
     ],
 )
 def test_what_does_not_fit_is_one_line(stored, words, said):
@@ -219,7 +217,7 @@ def test_what_is_not_trained_is_evaluated_and_kept(stored, tmp_path):
     config = dff(
         "dff_separate",
         f"start_from.features={stored['per_frame']}",
-        f"start_from.flow={stored['dff']}",
+        f"flow.weights={stored['dff']}",
         "++data.synthetic={train_snippets: 1, val_snippets: 1, frames: 4, stills: 0}",
         f"data.synthetic_root={tmp_path / 'data'}",
     )

@@ -1,11 +1,13 @@
 """Config -> objects: what is known only from another part flows between the parts here."""
 
 import inspect
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from flowfeat.cli import CONFIGS
 from flowfeat.interfaces import (
     FeatureNetwork,
     FlowNetwork,
@@ -13,18 +15,42 @@ from flowfeat.interfaces import (
     TaskHead,
     TemporalModule,
 )
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.task import Task
 from flowfeat.trust import build
+
+NO_TEMPORAL = "override /temporal: none"
+"""What the preset of a method without a temporal module says."""
 
 
 def build_data(config: DictConfig) -> Any:
-    """Build the data module; the method's clip sampler goes into it.
+    """Build the data module; the method's clip sampler, if it has one, goes into it.
 
     Returns:
-        A LightningDataModule that is a flowfeat.interfaces.VideoData.
+        A LightningDataModule, for videos one that is a flowfeat.interfaces.VideoData.
+
+    Raises:
+        ValueError: A method that the task cannot use.
     """
-    clip = build(config.clip, trust=config.trust)
-    return build(config.data, trust=config.trust)(clip=clip, seed=config.seed)
+    check_pair(config)
+    clip = {"clip": build(config.clip, trust=config.trust)} if config.clip else {}
+    return build(config.data, trust=config.trust)(**clip, seed=config.seed)
+
+
+def check_pair(config: DictConfig) -> None:
+    """See that the method has a temporal module where the task wants one, and only there.
+
+    Raises:
+        ValueError: An impossible pair of task and method, with the methods that are possible.
+    """
+    wanted = "temporal" in inspect.signature(build(config.module, trust=config.trust)).parameters
+    if wanted == bool(config.temporal):
+        return
+    presets = {p.stem: p.read_text() for p in sorted((CONFIGS / "method").glob("*.yaml"))}
+    possible = [name for name, text in presets.items() if (NO_TEMPORAL not in text) == wanted]
+    raise ValueError(
+        f"method={config.method}: impossible for task {config.task}, "
+        f"expected one of {', '.join(possible)}"
+    )
 
 
 def build_features(config: DictConfig) -> FeatureNetwork:
@@ -37,10 +63,32 @@ def build_flow(config: DictConfig, features: FeatureNetwork) -> FlowNetwork | No
     """Build F for the trunk that it serves; None for `flow=none`."""
     if not config.flow:
         return None
-    flow: FlowNetwork = build(config.flow, trust=config.trust)(
+    return flow_factory(config.flow, config.trust)(
         channels=features.trunk_channels, strides=features.trunk_strides
     )
-    return flow
+
+
+def flow_factory(node: DictConfig, trust: Sequence[str] = ()) -> Callable[..., FlowNetwork]:
+    """Return what builds F; `flow.weights` is read later, by ``start_from``."""
+    node = node.copy()
+    OmegaConf.set_struct(node, False)
+    node.pop("weights", None)
+    factory: Callable[..., FlowNetwork] = build(node, trust=trust)
+    return factory
+
+
+def build_flow_alone(config: DictConfig) -> FlowNetwork:
+    """Build F for pre-training: no features to serve, so no scale field.
+
+    Raises:
+        ValueError: `flow=none`.
+    """
+    if not config.flow:
+        raise ValueError(f"flow=none: method {config.method} needs a flow network")
+    factory = flow_factory(config.flow, config.trust)
+    plain = {"with_scale": False} if "with_scale" in inspect.signature(factory).parameters else {}
+    # Any grid will do: pre-training asks for the pyramid alone.
+    return factory(channels=(1,), strides=(8,), **plain)
 
 
 def build_key_frames(
@@ -96,8 +144,19 @@ def build_head(
     return head
 
 
-def build_task(config: DictConfig, classes: tuple[str, ...]) -> VideoTask:
-    """Build the LightningModule of a composed config for the data's classes."""
+def build_task(config: DictConfig, classes: tuple[str, ...]) -> Task:
+    """Build the LightningModule of a composed config for the data's classes.
+
+    Raises:
+        ValueError: A method that the task cannot use; see also ``build_temporal``.
+    """
+    check_pair(config)
+    factory = build(config.module, trust=config.trust)
+    optimization = build(config.optim, trust=config.trust)
+    task: Task
+    if not config.temporal:
+        task = factory(flow=build_flow_alone(config), optimization=optimization)
+        return task
     features = build_features(config)
     head: TaskHead | None = None
     if features.split == 0:  # the head's convolutions run before the propagation
@@ -106,10 +165,5 @@ def build_task(config: DictConfig, classes: tuple[str, ...]) -> VideoTask:
         head.gets_maps = True
     temporal = build_temporal(config, features)
     head = head or build_head(config, temporal, classes)
-    task: VideoTask = build(config.module, trust=config.trust)(
-        temporal=temporal,
-        head=head,
-        classes=classes,
-        optimization=build(config.optim, trust=config.trust),
-    )
+    task = factory(temporal=temporal, head=head, classes=classes, optimization=optimization)
     return task

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 
 from flowfeat import trust
 from flowfeat.build import build_task
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.task import Task
 
 KEY = "flowfeat"
 
@@ -28,7 +28,7 @@ class Provenance(Callback):
         checkpoint[KEY] = self.record
 
 
-def write_checkpoint(path: Path, task: VideoTask, config: DictConfig) -> None:
+def write_checkpoint(path: Path, task: Task, config: DictConfig) -> None:
     """Write a task that was put together, not trained; the file appears when it is whole."""
     partial = path.with_suffix(".ckpt.tmp")
     record = Provenance(config, tuple(task.classes)).record
@@ -57,16 +57,26 @@ def read_checkpoint(path: str | Path, allow: tuple[str, ...] = ()) -> Checkpoint
         ValueError: A file that is not a checkpoint of flowfeat.
         PermissionError: A config that names code outside the allow-list.
     """
+    return checkpoint_of(read_content(path), path, allow)
+
+
+def read_content(path: str | Path) -> Any:
+    """Read what any torch file holds, with ``weights_only=True``; raises as ``read_checkpoint``."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises anything on foreign bytes
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"{path}: not a readable checkpoint ({reason[0] if reason else type(error).__name__})"
         ) from error
+
+
+def checkpoint_of(content: Any, path: str | Path, allow: tuple[str, ...] = ()) -> Checkpoint:
+    """Take a file's content for one of our checkpoints; see ``read_checkpoint``."""
+    path = Path(path)
     if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
         raise ValueError(f"{path}: not a checkpoint of flowfeat, its key {KEY!r} is missing")
     config = OmegaConf.create(content[KEY]["config"])
@@ -77,7 +87,7 @@ def read_checkpoint(path: str | Path, allow: tuple[str, ...] = ()) -> Checkpoint
     return Checkpoint(path, config, tuple(content[KEY]["classes"]), content["state_dict"])
 
 
-def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> VideoTask:
+def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Task:
     """Build the task of a checkpoint, with its weights.
 
     Args:
@@ -108,6 +118,7 @@ def _without_other_weights(config: DictConfig) -> DictConfig:
     for key, value in (
         ("features.pretrained", False),
         ("features.checkpoint_path", None),
+        ("flow.pretrained", None),
         ("flow.weights", None),
     ):
         if OmegaConf.select(config, key):

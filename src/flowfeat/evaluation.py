@@ -7,18 +7,19 @@ import pytorch_lightning as pl
 
 from flowfeat.pairs import PairEvaluation, Scores, over_interval, spread
 from flowfeat.speed import key_frame_interval
+from flowfeat.tasks.task import Task
 from flowfeat.tasks.video_task import VideoTask
 
 
 def evaluate(
     trainer: pl.Trainer,
-    task: VideoTask,
+    task: Task,
     data: pl.LightningDataModule,
     intervals: Sequence[int] = (),
     copy: bool = True,
     pairs_every: int = 0,
 ) -> dict[str, float]:
-    """Run the test streams under every setting.
+    """Run the test streams under every setting; a task without streams has only the one.
 
     The task's ``protocol`` says what its plain figures are: scores of streams (``mAP_l10``, beside
     ``mAP_pairs_l10``), or of the paper's pairs (``mIoU_l5``, beside ``mIoU_stream_l5``). The latter
@@ -36,6 +37,8 @@ def evaluate(
     Returns:
         Flat figures by key; without the suffix for methods that have no key frames.
     """
+    if not isinstance(task, VideoTask):
+        return _test(trainer, task, data)
     own = task.temporal.key_frames
     if own is None:
         return _test(trainer, task, data)

@@ -31,7 +31,7 @@ from flowfeat.prediction import (
     predict_stream,
 )
 from flowfeat.speed import run_stream
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.video_task import VideoTask, video_task
 from flowfeat.video_writer import VideoWriter
 
 log = logging.getLogger(__name__)
@@ -111,10 +111,11 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     most = int(overrides.number(arguments, "baseline", 40, least=0))
     wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
+    task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
+    task = task.to(fabric.device)
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
     video = Video(path, build_data(stored.config), fabric.device)
     finals = _finals(stored, arguments, video)
-    task = restore_task(stored.checkpoint, stored.config).to(fabric.device)
     if wants_maps and not isinstance(task, LabelMapping):
         raise cli.UsageError(f"label_maps=true: task {stored.config.task} predicts boxes, no maps")
     maps = finals[0].with_name(f"{video.name}_labels") if wants_maps else None

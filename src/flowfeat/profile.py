@@ -32,7 +32,7 @@ from flowfeat.speed import (
     part_flops,
     part_seconds,
 )
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.video_task import VideoTask, video_task
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def build_random(config: DictConfig) -> VideoTask:
         classes: tuple[str, ...] = build_data(config).classes
     else:
         classes = tuple(f"class {index}" for index in range(number))
-    return build_task(config, classes).eval()
+    return video_task(build_task(config, classes), f"profile method={config.method}").eval()
 
 
 def measure(config: DictConfig, size: tuple[int, int], device: torch.device) -> Profile:
@@ -177,6 +177,8 @@ def gain_warning(config: DictConfig, flops: PartCosts, size: tuple[int, int]) ->
 
 def profile_model(config: DictConfig) -> dict[str, float]:
     """Profile one config, print its tables and return its figures."""
+    if not config.temporal:
+        raise ValueError(f"profile: method {config.method} runs on no stream, it trains F alone")
     size = frame_size(config)
     device = _device(config.profile.device)
     profile = measure(config, size, device)

@@ -6,8 +6,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from flowfeat.build import flow_factory
 from flowfeat.cli import CONFIGS
-from flowfeat.interfaces import FeatureNetwork, FlowNetwork
+from flowfeat.interfaces import FeatureNetwork
 from flowfeat.metering import count_flops
 from flowfeat.speed import PartCosts
 from flowfeat.trust import build
@@ -82,7 +83,7 @@ def flow_flops(
 ) -> float | None:
     """Count F with its scale field on frames of H by W; None for a flow without weights."""
     with torch.device("meta"):
-        flow: FlowNetwork = build(node, trust=trust)(
+        flow = flow_factory(node, trust)(
             channels=features.trunk_channels, strides=features.trunk_strides
         )
         frames = torch.empty(1, 3, *size)

@@ -1,14 +1,19 @@
-"""Begin with parts of other runs: `start_from.features=<checkpoint>`, and so head, flow, ..."""
+"""Begin with parts of other runs: `start_from.features=<checkpoint>`, and so head; `flow.weights`.
+
+`flow.weights` also takes public FlowNet-S state dicts.
+"""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from flowfeat.checkpoint import Checkpoint, read_checkpoint
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.checkpoint import Checkpoint, checkpoint_of, read_content
+from flowfeat.flow.flownet_weights import map_public, public_weights
+from flowfeat.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -25,15 +30,22 @@ OPTIONAL = {"flow": "scale."}
 
 def start_files(config: DictConfig) -> dict[str, str]:
     """Return the checkpoint of every part that starts from one."""
-    return {str(part): str(path) for part, path in config.start_from.items() if path}
+    files = {str(part): str(path) for part, path in config.start_from.items() if path}
+    flow = OmegaConf.select(config, "flow.weights")
+    return files | ({"flow": str(flow)} if flow else {})
 
 
-def start_parts(task: VideoTask, config: DictConfig) -> None:
+def key_of(part: str) -> str:
+    """Return the key of the config that names a part's checkpoint."""
+    return "flow.weights" if part == "flow" else f"start_from.{part}"
+
+
+def start_parts(task: Task, config: DictConfig) -> None:
     """Give parts of a task the weights that they have in other checkpoints of flowfeat.
 
     Args:
         task: Its parts are changed in place.
-        config: `start_from` holds a checkpoint by part.
+        config: `start_from` holds a checkpoint by part, `flow.weights` that of the flow network.
 
     Raises:
         FileNotFoundError, ValueError, PermissionError: See ``read_checkpoint``.
@@ -44,9 +56,11 @@ def start_parts(task: VideoTask, config: DictConfig) -> None:
     parts = task.parts()
     _check(files, parts, config)
     trust = tuple(config.trust)
-    checkpoints = {path: read_checkpoint(path, trust) for path in dict.fromkeys(files.values())}
+    contents = {path: read_content(path) for path in dict.fromkeys(files.values())}
     for part, path in files.items():
-        stored = checkpoints[path]
+        if part == "flow" and _load_public(parts[part], contents[path], path):
+            continue
+        stored = checkpoint_of(contents[path], path, trust)
         if part == "head" and stored.classes != tuple(task.classes):
             raise ValueError(
                 f"start_from.head: {path} knows the classes {_few(stored.classes)}, "
@@ -62,7 +76,7 @@ def _check(files: Mapping[str, str], parts: Mapping[str, nn.Module], config: Dic
     for part in files:
         if part not in with_weights:
             known = ", ".join(with_weights)
-            raise ValueError(f"start_from.{part}: unknown part, expected one of {known}")
+            raise ValueError(f"{key_of(part)}: unknown part, expected one of {known}")
     given = set(files)
     if config.warmup:
         given.add("flow")
@@ -72,13 +86,38 @@ def _check(files: Mapping[str, str], parts: Mapping[str, nn.Module], config: Dic
         if part not in given and not any(p.requires_grad for p in parts[part].parameters()):
             run = RUNS.get(part, "a method that trains it")
             raise ValueError(
-                f"start_from.{part}=null: {config.method} keeps its {part} as another run left it, "
+                f"{key_of(part)}=null: {config.method} keeps its {part} as another run left it, "
                 f"so give the best.ckpt of {run}"
             )
 
 
 def _load(part: str, module: nn.Module, stored: Checkpoint) -> None:
-    theirs = part_weights(stored, part)
+    _fill(part, module, part_weights(stored, part), stored.path)
+
+
+def _load_public(flow: nn.Module, content: object, path: str) -> bool:
+    """Load a public FlowNet-S state dict, if the content is one, and say what it lacks."""
+    try:
+        public = public_weights(content)
+    except ValueError as error:
+        raise ValueError(f"flow.weights: {path}: {error}") from None
+    if public is None:
+        return False
+    mapped = map_public(public, flow.state_dict())
+    _fill("flow", flow, mapped.weights, Path(path))
+    log.info(
+        f"flow: weights of {path}, a public FlowNet-S; missing and 0: {_listed(mapped.zero)}; "
+        f"missing and fresh: {_listed(mapped.missing)}; unused: {_listed(mapped.unused)}"
+    )
+    return True
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _fill(part: str, module: nn.Module, theirs: Mapping[str, Tensor], path: Path) -> None:
+    """Copy weights into a part; ValueError names the first ones that differ."""
     ours = module.state_dict()
     optional = OPTIONAL.get(part)
     if optional is not None:
@@ -87,10 +126,12 @@ def _load(part: str, module: nn.Module, stored: Checkpoint) -> None:
         ours = {n: v for n, v in ours.items() if not (lacking and n.startswith(optional))}
     differing = sorted(n for n in ours.keys() | theirs if _shape(ours, n) != _shape(theirs, n))
     if differing:
-        first = differing[0]
+        first = "; ".join(
+            f"{n}: expected {_shape(ours, n)}, found {_shape(theirs, n)}" for n in differing[:3]
+        )
         raise ValueError(
-            f"start_from.{part}: {stored.path} does not fit, {len(differing)} parameters differ, "
-            f"first {first}: expected {_shape(ours, first)}, found {_shape(theirs, first)}"
+            f"{key_of(part)}: {path} does not fit, {len(differing)} parameters differ, "
+            f"first {first}"
         )
     with torch.no_grad():
         for name, value in theirs.items():
@@ -111,7 +152,7 @@ def part_weights(stored: Checkpoint, part: str) -> dict[str, Tensor]:
             return found
     names = (name.removeprefix("temporal.").partition(".")[0] for name in stored.weights)
     known = ", ".join(dict.fromkeys(names))
-    raise ValueError(f"start_from.{part}: {stored.path} has no {part}, only {known}")
+    raise ValueError(f"{key_of(part)}: {stored.path} has no {part}, only {known}")
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
@@ -122,6 +163,6 @@ def _few(names: tuple[str, ...]) -> str:
     return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
 
-def untrained(task: VideoTask) -> bool:
+def untrained(task: Task) -> bool:
     """Say whether everything in a task is frozen, so that there is nothing to train."""
     return not any(parameter.requires_grad for parameter in task.parameters())

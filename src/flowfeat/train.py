@@ -18,7 +18,7 @@ from flowfeat.evaluation import evaluate
 from flowfeat.optimization import thawed
 from flowfeat.report import peak_memory_gb, print_table, write_results
 from flowfeat.start_from import start_files, start_parts, untrained
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.task import Task
 from flowfeat.trust import build
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     return results
 
 
-def warms_up(config: DictConfig, task: VideoTask) -> bool:
+def warms_up(config: DictConfig, task: Task) -> bool:
     """Say whether the flow network first learns from synthetic pairs: not if it has learnt."""
     if not config.warmup or config.resume is not None or "flow" in start_files(config):
         return False
@@ -78,7 +78,7 @@ def warms_up(config: DictConfig, task: VideoTask) -> bool:
     return any(True for _ in flow.parameters())
 
 
-def warm_up(config: DictConfig, task: VideoTask, folder: Path) -> None:
+def warm_up(config: DictConfig, task: Task, folder: Path) -> None:
     """Train the flow network for a few steps on synthetic pairs whose true flow is known."""
     flow = task.parts()["flow"]
     module = build(config.warmup.module, trust=config.trust)(flow=flow)

@@ -101,7 +101,10 @@ def test_frames_that_are_too_small_are_named():
         (lambda: Farneback((3,), (8,), levels=0), "flow.levels=0: expected at least 1"),
         (lambda: Farneback((3,), (8,), neighbourhood=6), "flow.neighbourhood=6: expected 5 or 7"),
         (lambda: RAFT((3,), (8,), model="raft"), "flow.model='raft': expected one of raft_small"),
-        (lambda: RAFT((3,), (8,), weights="X"), "flow.weights=X: raft_small has no such weights"),
+        (
+            lambda: RAFT((3,), (8,), pretrained="X"),
+            "flow.pretrained=X: raft_small has no such weights",
+        ),
         (lambda: RAFT((3,), (8,), updates=0), "flow.updates=0: expected at least 1"),
     ],
 )

@@ -8,6 +8,8 @@ from flowfeat.interfaces import Flow, FlowNetwork
 from flowfeat.optimization import CosineDecay, Optimization, StepDecay
 from flowfeat.tasks.flow_task import FlowBatch, FlowTask
 
+PLAN = Optimization(torch.optim.SGD, StepDecay(()))
+
 
 class Constant(FlowNetwork):
     """Predicts one displacement everywhere, at strides 4 and 2."""
@@ -33,7 +35,7 @@ def batch(dx: float, dy: float, valid: Tensor | None = None) -> FlowBatch:
 
 
 def task(dx: float, dy: float, **options) -> FlowTask:
-    return FlowTask(Constant(dx, dy), None, **options)
+    return FlowTask(Constant(dx, dy), PLAN, **options)
 
 
 def test_the_loss_is_the_end_point_error_at_every_scale():

@@ -24,7 +24,8 @@ class RAFT(FullFlow):
         strides: See there.
         halve: See there.
         model: ``raft_small`` or ``raft_large``.
-        weights: Of torchvision, by name (DEFAULT, C_T_V2, ...), which are fetched; None: random.
+        pretrained: Weights of torchvision, by name (DEFAULT, C_T_V2, ...), which are fetched; None:
+            random.
         updates: Iterations of its recurrent unit.
 
     Raises:
@@ -38,7 +39,7 @@ class RAFT(FullFlow):
         strides: Sequence[int],
         halve: bool = False,
         model: Model = "raft_small",
-        weights: str | None = None,
+        pretrained: str | None = None,
         updates: int = 12,
     ) -> None:
         super().__init__(channels, strides, halve)
@@ -48,12 +49,14 @@ class RAFT(FullFlow):
             raise ValueError(f"flow.updates={updates}: expected at least 1")
         self.updates = updates
         try:
-            self.network = get_model(model, weights=weights, progress=False)
+            self.network = get_model(model, weights=pretrained, progress=False)
         except KeyError as error:
-            raise ValueError(f"flow.weights={weights}: {model} has no such weights") from error
+            raise ValueError(
+                f"flow.pretrained={pretrained}: {model} has no such weights"
+            ) from error
         except OSError as error:
             raise FileNotFoundError(
-                f"flow.weights={weights}: cannot be fetched ({error})"
+                f"flow.pretrained={pretrained}: cannot be fetched ({error})"
             ) from error
 
     def displacement(self, current: Tensor, key: Tensor) -> Tensor:

@@ -1,14 +1,16 @@
 """Train a flow network alone on pairs whose true flow is known."""
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import TypedDict
 
-import pytorch_lightning as pl
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowfeat.interfaces import FlowNetwork
+from flowfeat.metrics.end_point_error import EndPointError
 from flowfeat.optimization import Optimization
+from flowfeat.tasks.task import Task
 
 
 class FlowBatch(TypedDict):
@@ -20,8 +22,11 @@ class FlowBatch(TypedDict):
     valid: Tensor  # (B, H, W) bool: where the flow is known and its match visible
 
 
-class FlowTask(pl.LightningModule):
+class FlowTask(Task):
     """Multi-scale end-point-error loss on ``FlowNetwork.pyramid``, as FlowNet is trained.
+
+    It reports ``EPE``, the mean end-point error in pixels at full size, and ``EPE_zero``, that of
+    no motion at all.
 
     Args:
         flow: The network to train, in place.
@@ -29,6 +34,10 @@ class FlowTask(pl.LightningModule):
         weights: Weight per scale, coarse to fine.
         halve: Halve frames and flow first, which is the size at which DFF runs the flow network.
     """
+
+    monitor = "EPE"
+    monitor_mode = "min"
+    classes = ()
 
     def __init__(
         self,
@@ -42,6 +51,12 @@ class FlowTask(pl.LightningModule):
         self.optimization = optimization
         self.weights = tuple(weights)
         self.halve = halve
+        self.metrics = nn.ModuleDict({"EPE": EndPointError(), "EPE_zero": EndPointError()})
+        self.begin()
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the one part, the flow network."""
+        return {"flow": self.flow}
 
     def prepare(self, batch: FlowBatch) -> FlowBatch:
         """Halve a batch as the flow network halves its input, if asked to."""
@@ -82,22 +97,31 @@ class FlowTask(pl.LightningModule):
         self.log("flow_loss", loss.detach(), prog_bar=True, batch_size=len(batch["flow"]))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self.reset_metrics()
+
     def validation_step(self, batch: FlowBatch, batch_index: int) -> None:
         batch = self.prepare(batch)
-        size = batch["flow"].shape[-2:]
-        finest = self.flow.pyramid(batch["current"], batch["key"])[-1]
-        full = F.interpolate(finest, size=size, mode="bilinear", align_corners=False)
-        known = batch["valid"].float()
-        zero = batch["flow"].norm(dim=1)
-        error = (full - batch["flow"]).norm(dim=1)
-        for name, value in (("EPE", error), ("EPE_zero", zero)):
-            mean = (value * known).sum() / known.sum().clamp(min=1)
-            self.log(name, mean, sync_dist=True, batch_size=len(full), prog_bar=True)
+        truth, valid = batch["flow"], batch["valid"]
+        predicted = self.predict(batch)
+        for metric, flow in zip(
+            self._each_metric(), (predicted, torch.zeros_like(truth)), strict=True
+        ):
+            metric.update(flow, truth, valid)
 
-    def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = self.optimization.configure({"flow": self.flow}, total)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+    def on_validation_epoch_end(self) -> None:
+        for name, value in self.computed_metrics().items():
+            self.log(name, value, prog_bar=True, sync_dist=False)
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def predict(self, batch: FlowBatch) -> Tensor:
+        """Return the finest displacement, enlarged to the pixels of the frames (B, 2, H, W)."""
+        finest = self.flow.pyramid(batch["current"], batch["key"])[-1]
+        size = batch["flow"].shape[-2:]
+        return F.interpolate(finest, size=size, mode="bilinear", align_corners=False)
 
 
 def _pooled(flow: Tensor, valid: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,29 +1,26 @@
 """What every task shares: a temporal module and a head, trained on clips, evaluated on streams."""
 
-from abc import ABC, abstractmethod
-from typing import Any, Literal, Self
+from abc import abstractmethod
+from typing import Any, Literal
 
-import pytorch_lightning as pl
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 
 from flowfeat.agreement import agreement_loss
 from flowfeat.interfaces import Output, TaskHead, TemporalModule, VideoBatch
 from flowfeat.metering import part
-from flowfeat.optimization import Optimization, freeze, frozen
+from flowfeat.optimization import Optimization
 from flowfeat.streaming import Result, Stream, steps_of
+from flowfeat.tasks.task import Task
 
 
-class VideoTask(pl.LightningModule, ABC):
+class VideoTask(Task):
     """Composes a temporal module with a head; knows neither the method nor the dataset.
 
     Training takes clips whose key frames are forced; validation and test stream whole videos in
     order, which must come in chunks of one video after another.
     """
 
-    metrics: nn.ModuleDict  # name in the report -> Metric
-    monitor: str  # the metric that chooses best.ckpt
-    monitor_mode = "max"
     protocol: Literal["streams", "pairs"] = "streams"
     """What the report's plain figures (``mAP_l10``, ``mIoU_l5``) come from; the other way is named:
     ``mAP_pairs_l10``, ``mIoU_stream_l5``."""
@@ -40,21 +37,13 @@ class VideoTask(pl.LightningModule, ABC):
         self.head = head
         self.classes = classes
         self.optimization = optimization
-        freeze(self.parts(), optimization.factors)
-        self.train(self.training)
+        self.begin()
         self.key_share = MeanMetric()
         self._stream: Stream[Any] | None = None
 
     def parts(self) -> dict[str, nn.Module]:
         """Trainable parts by name: those of the method, and the head."""
         return {**self.temporal.parts(), "head": self.head}
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen parts stay in eval mode, with their norm statistics and dropout."""
-        super().train(mode)
-        for module in frozen(self.parts(), self.optimization.factors):
-            module.eval()
-        return self
 
     @abstractmethod
     def labels(self, batch: Any) -> Any:
@@ -126,29 +115,22 @@ class VideoTask(pl.LightningModule, ABC):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def computed_metrics(self) -> dict[str, Tensor]:
-        """Return every metric's value over all ranks, by its name in the report."""
-        return {name: metric.compute() for name, metric in self.metrics.items()}  # type: ignore[operator]
-
-    def is_score(self, name: str) -> bool:
-        """Say whether ``computed_metrics`` gives a figure of this name."""
-        return name in self.metrics
-
-    def reset_metrics(self) -> None:
-        """Forget what was scored."""
-        for metric in self._each_metric():
-            metric.reset()
-
     def _score_all(self, results: list[Result[Any]]) -> None:
         for result in results:
             self.key_share.update(float(result.is_key.float().mean()), len(result.is_key))
             with part("score"):
                 self.score(result.predictions, result.tag)
 
-    def _each_metric(self) -> list[Metric]:
-        return list(self.metrics.values())  # type: ignore[arg-type]  # ModuleDict of Metrics
 
-    def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = self.optimization.configure(self.parts(), total)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+def video_task(task: Task, purpose: str) -> VideoTask:
+    """Take a task for one that runs on videos.
+
+    Raises:
+        ValueError: It is another; ``purpose`` says what it was wanted for.
+    """
+    if not isinstance(task, VideoTask):
+        raise ValueError(
+            f"{purpose}: expected a network that runs on videos, found {type(task).__name__} "
+            "(a flow network alone; flow.weights=<checkpoint> gives it to a method such as dff)"
+        )
+    return task
