@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.progress import track
 
 from data_modules.flow_files import write_flo, write_ppm
 from data_modules.synthetic.scenes import (
@@ -34,7 +35,7 @@ class ChairsSettings:
     """
 
     scene: SceneSettings = field(default_factory=lambda: SceneSettings(size=(80, 112)))
-    train_pairs: int = 1600
+    train_pairs: int = 1200
     val_pairs: int = 96
     max_offset: int = 9  # largest distance in time between the two frames, in either direction
     seed: int = 0
@@ -92,7 +93,7 @@ def _write(root: Path, settings: ChairsSettings) -> None:
     folder = root / "data"
     folder.mkdir(parents=True)
     pairs = settings.train_pairs + settings.val_pairs
-    for number in range(1, pairs + 1):
+    for number in track(range(1, pairs + 1), "writing embedded pairs"):
         _write_pair(folder / f"{number:05}", number, settings)
     # Spread over the set, as in the real one; every pair is a scene of its own.
     split = [TRAIN] * pairs
