@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from flowfeat.interfaces import VideoBatch
+from flowfeat.batches import VideoBatch
 from flowfeat.metering import PARTS
 from flowfeat.speed import measure_stream, part_flops, part_seconds
 from flowfeat.tasks.video_task import VideoTask

@@ -29,7 +29,7 @@ from data_modules.synthetic.cityscapes_writer import embedded_settings, write_ci
 from data_modules.video import open_video
 from data_modules.video.folder_source import read_picture
 from data_modules.video_data import ClipLoader, OpenVideos, VideoDataModule, read_clip
-from flowfeat.interfaces import VideoSource
+from flowfeat.batches import VideoSource
 
 
 class CitySnippets(LabelledVideos):

@@ -31,7 +31,8 @@ from data_modules.video_data import (
     collate,
     read_clip,
 )
-from flowfeat.interfaces import ClipSampler, DetectionBatch, VideoSource
+from flowfeat.batches import DetectionBatch, VideoSource
+from flowfeat.interfaces import ClipSampler
 
 
 @dataclass

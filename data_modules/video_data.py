@@ -22,7 +22,8 @@ from data_modules.clips import Single
 from data_modules.resize import Frames, Resize, pad_clips
 from data_modules.sampling import EpochSampler, Order, assign_snippets, share
 from data_modules.video import open_video
-from flowfeat.interfaces import ClipSampler, StreamChunk, VideoBatch, VideoSource
+from flowfeat.batches import StreamChunk, VideoBatch, VideoSource
+from flowfeat.interfaces import ClipSampler
 
 HOST_KEYS = ("indices", "targets", "starts", "seeds")
 """Batch keys that stay on the CPU: they steer the program, and reading them must not wait."""

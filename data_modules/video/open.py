@@ -7,7 +7,7 @@ from data_modules.video.decord_source import DecordSource, decord_distrust, deco
 from data_modules.video.folder_source import FolderSource
 from data_modules.video.probe import probe
 from data_modules.video.pyav_source import PyavSource
-from flowfeat.interfaces import VideoSource
+from flowfeat.batches import VideoSource
 
 READERS = ("auto", "decord", "pyav", "folder")
 

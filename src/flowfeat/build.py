@@ -26,7 +26,7 @@ def build_data(config: DictConfig) -> Any:
     """Build the data module; the method's clip sampler, if it has one, goes into it.
 
     Returns:
-        A LightningDataModule, for videos one that is a flowfeat.interfaces.VideoData.
+        A LightningDataModule, for videos one that is a flowfeat.batches.VideoData.
 
     Raises:
         ValueError: A method that the task cannot use.

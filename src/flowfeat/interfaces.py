@@ -1,66 +1,17 @@
-"""Every seam of flowfeat, with shapes and units, in one place.
+"""Every seam of flowfeat, with shapes and units; what the data modules deliver is in `batches`.
 
-Batch keys (the data modules make them, the tasks read them):
-
-===========  =====================  ==========================================================
-key          shape, type            meaning
-===========  =====================  ==========================================================
-frames       (B, T, 3, H, W) f32    RGB in [0, 1], padded right and bottom with 0
-sizes        (B, 2) i64             height, width of the picture inside the padding
-scales       (B, 2) f32             (sx, sy): network pixels per pixel of the original picture
-indices      (B, T) i64             frame numbers inside their snippet
-targets      (B, S) i64             the labelled steps of each clip, values 0 .. T - 1
-starts       (B,) bool              step 0 is the first frame of its video (streams)
-seeds        (B,) i64               seed of every later draw for this sample
-snippets     B strings              names of the snippets
-boxes        B * S of (N, 4) f32    detection: xyxy, half-open, network pixels
-labels       B * S of (N,) i64      detection: 0 .. num_classes - 1, no background
-tracks       B * S of (N,) i64      detection: track ids, -1 where unknown
-label_maps   B * S of (H, W) u8     segmentation: 0 .. num_classes - 1, 255 is ignored; at network
-                                    resolution in training, at the label's own in evaluation
-===========  =====================  ==========================================================
-
-Entry ``b * S + s`` of a per-target list belongs to target ``s`` of clip ``b``. Flow is ``(dx, dy)``
-in pixels of its own grid, from the current frame to the key frame.
+Flow is ``(dx, dy)`` in pixels of its own grid, from the current frame to the key frame.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypedDict, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Features = tuple[Tensor, ...]
 """Levels in the module's declared order, each (B, C_l, h_l, w_l)."""
-
-
-class VideoBatch(TypedDict):
-    """What every data module delivers; see the table above."""
-
-    frames: Tensor  # (B, T, 3, H, W)
-    sizes: Tensor  # (B, 2)
-    scales: Tensor  # (B, 2)
-    indices: Tensor  # (B, T)
-    targets: Tensor  # (B, S)
-    starts: Tensor  # (B,)
-    seeds: Tensor  # (B,)
-    snippets: list[str]
-
-
-class DetectionBatch(VideoBatch):
-    """A batch with boxes for every target step."""
-
-    boxes: list[Tensor]  # B * S of (N, 4)
-    labels: list[Tensor]  # B * S of (N,)
-    tracks: list[Tensor]  # B * S of (N,)
-
-
-class SegmentationBatch(VideoBatch):
-    """A batch with a label map for every target step; streams may have steps without a label."""
-
-    label_maps: list[Tensor]  # B * S of (H, W) u8
 
 
 class Detections(NamedTuple):
@@ -357,32 +308,3 @@ class ClipSampler(Protocol):
         self, length: int, labelled: int, rng: np.random.Generator
     ) -> tuple[list[int], list[int]]:
         """Return T frame indices, each 0 .. length - 1, and the target steps among them."""
-
-
-@runtime_checkable
-class VideoSource(Protocol):
-    """Frame-exact random access to one video file or folder of frames."""
-
-    fps: float
-    size: tuple[int, int]  # height, width, after rotation
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Return frames (T, H, W, 3) RGB uint8; IndexError outside 0 .. len - 1."""
-
-
-class StreamChunk(NamedTuple):
-    """Consecutive frames of one video, ready for the network, with the pictures they came from."""
-
-    batch: VideoBatch  # B = 1, T frames; starts says whether step 0 opens the video
-    pictures: NDArray[np.uint8]  # (T, H0, W0, 3) RGB, as decoded
-
-
-class VideoData(Protocol):
-    """What entry points need of a data module beside Lightning's own hooks."""
-
-    classes: tuple[str, ...]
-
-    def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
-        """Yield a whole video in order, ``chunk`` frames at a time, as evaluation prepares them."""

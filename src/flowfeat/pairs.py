@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, SumMetric
 
-from flowfeat.interfaces import VideoBatch
+from flowfeat.batches import VideoBatch
 from flowfeat.results import results_of
 from flowfeat.tasks.video_task import VideoTask
 

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from flowfeat import cli, overrides
+from flowfeat.batches import StreamChunk, VideoData, VideoSource
 from flowfeat.build import build_data
 from flowfeat.checkpoint import restore_task
-from flowfeat.interfaces import StreamChunk, VideoData, VideoSource
 from flowfeat.label_writer import LabelWriter
 from flowfeat.prediction import (
     Describing,

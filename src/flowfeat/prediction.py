@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowfeat.interfaces import StreamChunk, TemporalModule
+from flowfeat.batches import StreamChunk
+from flowfeat.interfaces import TemporalModule
 from flowfeat.metering import synchronize
 from flowfeat.speed import StreamSpeed, measure_stream
 from flowfeat.streaming import Result, steps_of

@@ -17,7 +17,7 @@ from data_modules.clips import ConsistentInterval, Pair, Single
 from data_modules.resize import Resize
 from data_modules.segmentation_clips import nearest
 from data_modules.synthetic.cityscapes_writer import CITY
-from flowfeat.interfaces import VideoSource
+from flowfeat.batches import VideoSource
 
 SIZE = (32, 64)
 LONG = ("frankfurt", 0, (294, 576))  # one long sequence: labelled frames are not number 19

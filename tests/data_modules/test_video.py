@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from data_modules.video import Source, open_video
 from data_modules.video import decord_source as decord_module
-from flowfeat.interfaces import VideoSource
+from flowfeat.batches import VideoSource
 from flowfeat.video_writer import VideoWriter
 
 BITS, SIDE = 8, 16

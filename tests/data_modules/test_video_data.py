@@ -21,7 +21,7 @@ from data_modules.video_data import (
     collate,
     read_clip,
 )
-from flowfeat.interfaces import VideoSource
+from flowfeat.batches import VideoSource
 
 
 class Ramp:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from flowfeat.interfaces import DetectionBatch, Detections
+from flowfeat.batches import DetectionBatch
+from flowfeat.interfaces import Detections
 from flowfeat.tasks.detection import DetectionTask
 
 

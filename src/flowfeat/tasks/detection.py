@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowfeat.batches import DetectionBatch
 from flowfeat.drawing import draw_detections, draw_truth, picture_of
 from flowfeat.heads.rfcn import DetectionLabels
-from flowfeat.interfaces import DetectionBatch, Detections, TaskHead, TemporalModule
+from flowfeat.interfaces import Detections, TaskHead, TemporalModule
 from flowfeat.metrics.detection_ap import VIDAveragePrecision
 from flowfeat.optimization import Optimization
 from flowfeat.results import results_of

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import JaccardIndex
 
+from flowfeat.batches import SegmentationBatch
 from flowfeat.drawing import draw_label_map, picture_of
 from flowfeat.heads.segmentation import IGNORED
-from flowfeat.interfaces import SegmentationBatch, TaskHead, TemporalModule
+from flowfeat.interfaces import TaskHead, TemporalModule
 from flowfeat.optimization import Optimization
 from flowfeat.results import results_of
 from flowfeat.tasks.preview import Preview

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from flowfeat.agreement import agreement_loss
-from flowfeat.interfaces import Output, TaskHead, TemporalModule, VideoBatch
+from flowfeat.batches import VideoBatch
+from flowfeat.interfaces import Output, TaskHead, TemporalModule
 from flowfeat.metering import part
 from flowfeat.optimization import Optimization
 from flowfeat.streaming import Result, Stream, steps_of

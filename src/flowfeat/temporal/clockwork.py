@@ -11,13 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from flowfeat.interfaces import (
-    FeatureNetwork,
-    Features,
-    KeyFrameScheduler,
-    Output,
-    TemporalModule,
-)
+from flowfeat.interfaces import FeatureNetwork, Features, KeyFrameScheduler, Output, TemporalModule
 from flowfeat.metering import part
 from flowfeat.temporal.key_memory import (
     KeyFrames,
