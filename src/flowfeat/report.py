@@ -41,7 +41,7 @@ def table(results: Mapping[str, float], title: str) -> Table:
     )
     plain = [key for key, match in split.items() if match is None]
     out = Table(title=title)
-    out.add_column("")
+    out.add_column("", no_wrap=True)
     for setting in settings or [""]:
         out.add_column(_heading(setting), justify="right")
     for name in dict.fromkeys(m["name"] for m in split.values() if m):
@@ -55,7 +55,7 @@ def table(results: Mapping[str, float], title: str) -> Table:
 def _heading(setting: str) -> str:
     kind, _, interval = setting.rpartition("l")
     kind = kind.strip("_")
-    return f"l = {interval}" + (f" ({kind})" if kind else "") if interval else ""
+    return f"l = {interval}" + (f"\n({kind})" if kind else "") if interval else ""
 
 
 def print_table(results: Mapping[str, float], title: str) -> None:
