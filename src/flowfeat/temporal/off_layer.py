@@ -132,6 +132,9 @@ class HypercolumnLayer(nn.Module):
         return current.temporal
 
 
+Layer = OffLayer | HypercolumnLayer
+
+
 def reduction(channels: int, width: int, relu: bool, bias: float) -> nn.Module:
     """Build a 1x1 convolution, He-initialised (He et al., 2015), with ReLU where asked."""
     conv = nn.Conv2d(channels, width, 1)
