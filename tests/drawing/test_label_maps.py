@@ -68,3 +68,14 @@ def test_what_does_not_fit_is_refused():
         draw_label_map(PICTURE, np.full((40, 60), 3, np.uint8), CLASSES)
     with pytest.raises(ValueError, match=r"opacity=1.5: expected 0..1"):
         draw_label_map(PICTURE, np.zeros((40, 60), np.uint8), CLASSES, opacity=1.5)
+
+
+def test_background_has_no_colour():
+    classes = ("background", "object")
+    labels = np.zeros((120, 180), np.uint8)
+    grey = np.full((120, 180, 3), 128, np.uint8)
+    assert np.array_equal(draw_label_map(grey, labels, classes), grey)
+    labels[60:] = 1
+    drawn = draw_label_map(grey, labels, classes, opacity=1, legend=False)
+    assert np.array_equal(drawn[:60], grey[:60])
+    assert (drawn[60:] == class_colour(1)).all()

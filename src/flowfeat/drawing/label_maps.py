@@ -45,6 +45,9 @@ STREET: dict[str, Colour] = {
 
 _BLANK = 255  # label without colour
 
+BACKGROUND = "background"
+"""A class of this name has no colour either: the rest of the picture is to be seen."""
+
 
 def label_colours(classes: Sequence[str]) -> NDArray[np.uint8]:
     """Return colours (256, 3) by label: the usual ones of street scenes, else bright ones."""
@@ -63,7 +66,7 @@ def draw_label_map(
     zoom: int = 1,
     legend: bool = True,
 ) -> Picture:
-    """Colour a picture by its label map.
+    """Colour a picture by its label map, except for a class named background.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -96,12 +99,14 @@ def draw_label_map(
             f"label {unknown[0] + len(classes)}: expected 0 .. {len(classes) - 1} or {_BLANK}"
         )
     colours = label_colours(classes)
-    shown = labels != _BLANK
+    clear = [label for label, name in enumerate(classes) if name == BACKGROUND]
+    shown = ~np.isin(labels, [_BLANK, *clear])
     mixed = picture[shown] * (1 - opacity) + colours[labels[shown]] * opacity
     overlaid = picture.copy()
     overlaid[shown] = np.rint(mixed).astype(np.uint8)
     canvas = Image.fromarray(magnified(overlaid, zoom))
     if legend:
+        counts[clear] = 0
         _write_legend(canvas, counts[: len(classes)], classes, colours)
     if key is not None:
         mark_key(canvas, key)
