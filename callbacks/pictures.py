@@ -144,13 +144,15 @@ class Pictures(pl.Callback):
 
 def preview_panel(preview: Preview) -> Picture:
     """Lay a preview out: key and current frame and flow above, predictions and truth below."""
-    pictures = [picture_of(preview.key), picture_of(preview.current)]
-    captions = ["key frame", "current frame"]
+    pictures, captions = [picture_of(preview.current)], ["current frame"]
+    if preview.key is not None:
+        pictures.insert(0, picture_of(preview.key))
+        captions.insert(0, "key frame")
     if preview.displacement is not None:
         height, width = preview.predicted.shape[:2]  # magnified by the task where frames are small
         pictures.append(flow_picture(preview.displacement, (height, width), wheel=True))
         captions.append("flow, current to key")
     pictures += [preview.predicted, preview.truth]
     captions += ["predicted", "truth"]
-    columns = 3 if preview.displacement is not None else 2
+    columns = 2 if len(pictures) == 4 else 3
     return panel(pictures, captions, preview.caption, columns)

@@ -193,3 +193,14 @@ def test_bad_arguments_are_refused() -> None:
             Pictures(**{name: 0})
     with pytest.raises(ValueError, match=r"offset .* at least 0, found -1"):
         Pictures(offset=-1)
+
+
+def test_preview_without_another_frame_has_three_pictures_in_a_row() -> None:
+    task = Task()
+    with torch.no_grad():
+        preview = task.preview({"snippets": ["a"], "indices": torch.zeros(1, 1)})
+    drawn = preview_panel(preview._replace(key=None, displacement=None))
+    assert (drawn == FRAME).all(axis=2).sum() == (24 * 8) * (32 * 8)
+    assert (drawn == DRAWN).all(axis=2).sum() == 2 * (24 * 8) * (32 * 8)
+    columns = (drawn == DRAWN).all(axis=2).any(axis=0).sum()
+    assert columns == 2 * (32 * 8)

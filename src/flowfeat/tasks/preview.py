@@ -10,7 +10,7 @@ from torch import Tensor
 class Preview(NamedTuple):
     """One current frame, the key frame whose features it got, and what came of it."""
 
-    key: Tensor  # (3, H, W) RGB in [0, 1]
+    key: Tensor | None  # (3, H, W) RGB in [0, 1]; None where no other frame is of interest
     current: Tensor  # (3, H, W) RGB in [0, 1]
     displacement: Tensor | None  # (2, h, w), current -> key, in its own pixels; None without flow
     predicted: NDArray[np.uint8]  # (H', W', 3) RGB: the current frame with the predictions drawn
