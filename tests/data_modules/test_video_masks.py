@@ -175,7 +175,6 @@ def test_values_are_palette_indices_by_class(root, tmp_path):
     ("values", "message"),
     [
         (
-            1,
             mask(0)[:, :-2],
             r"00002.png: mask of 32 x 62: expected 32 x 64, the size of its frame",
         ),
