@@ -135,3 +135,39 @@ class ConsistentInterval:
     def _frames(self, length: int, seed: int, count: int) -> list[int]:
         step = self.interval(length)
         return [min(seed + j * step, length - 1) for j in range(count)]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """One frame from each of K equal segments (temporal segment networks, Wang et al. 2016).
+
+    Training takes a random frame of each of alpha segments of ``floor(L / alpha)`` frames; testing
+    takes the centres of beta segments. The interval differs between the two, and in training from
+    pair to pair: for methods that look at every frame alone. All steps are targets. In a video
+    with fewer frames than segments neighbours share a frame.
+    """
+
+    alpha: int = 3
+    beta: int = 25
+
+    def __post_init__(self) -> None:
+        if min(self.alpha, self.beta) < 1:
+            raise ValueError(f"clip.alpha={self.alpha}, clip.beta={self.beta}: expected 1 or more")
+
+    def __call__(
+        self, length: int, labelled: int, rng: np.random.Generator
+    ) -> tuple[list[int], list[int]]:
+        """Return one random frame of each of alpha segments; every step is a target."""
+        _check(length, labelled)
+        span = length // self.alpha
+        if span:
+            drawn = rng.integers(0, span, self.alpha)
+            indices = [j * span + int(offset) for j, offset in enumerate(drawn)]
+        else:
+            indices = [j * length // self.alpha for j in range(self.alpha)]
+        return indices, list(range(self.alpha))
+
+    def testing(self, length: int) -> list[int]:
+        """Return the centres of beta segments."""
+        _check(length, 0)
+        return [(2 * j + 1) * length // (2 * self.beta) for j in range(self.beta)]
