@@ -137,11 +137,29 @@ def build_temporal(config: DictConfig, features: FeatureNetwork | None = None) -
 def build_head(
     config: DictConfig, below: FeatureNetwork | TemporalModule, classes: tuple[str, ...]
 ) -> TaskHead:
-    """Build N_task for the features of what lies below it."""
-    head: TaskHead = build(config.head, trust=config.trust)(
-        channels=below.channels, strides=below.strides, num_classes=len(classes)
-    )
+    """Build N_task for the features of what lies below it, with what it asks for by name."""
+    factory = build(config.head, trust=config.trust)
+    offered = {
+        "channels": below.channels,
+        "strides": below.strides,
+        "num_classes": len(classes),
+        "motion_levels": motion_levels(below),
+    }
+    wanted = inspect.signature(factory).parameters
+    head: TaskHead = factory(**{k: v for k, v in offered.items() if k in wanted})
     return head
+
+
+def motion_levels(below: FeatureNetwork | TemporalModule) -> int:
+    """Count the levels that a method adds behind the feature network's last one.
+
+    A method either hands on the feature network's levels, or gives the last of them and its own.
+    """
+    features = getattr(below, "features", None)
+    if not isinstance(features, FeatureNetwork):
+        return 0
+    own = (features.channels, features.strides)
+    return 0 if (below.channels, below.strides) == own else len(below.channels) - 1
 
 
 def build_task(config: DictConfig, classes: tuple[str, ...]) -> Task:

@@ -61,12 +61,13 @@ def start_parts(task: Task, config: DictConfig) -> None:
         if part == "flow" and _load_public(parts[part], contents[path], path):
             continue
         stored = checkpoint_of(contents[path], path, trust)
-        if part == "head" and stored.classes != tuple(task.classes):
+        if part.endswith("head") and stored.classes != tuple(task.classes):
             raise ValueError(
-                f"start_from.head: {path} knows the classes {_few(stored.classes)}, "
+                f"start_from.{part}: {path} knows the classes {_few(stored.classes)}, "
                 f"expected {_few(task.classes)}"
             )
-        _load(part, parts[part], stored)
+        weights = part_weights(stored, part, _place(parts[part], task))
+        _fill(part, parts[part], weights, stored.path)
         log.info(f"{part}: weights of {path}")
 
 
@@ -91,8 +92,9 @@ def _check(files: Mapping[str, str], parts: Mapping[str, nn.Module], config: Dic
             )
 
 
-def _load(part: str, module: nn.Module, stored: Checkpoint) -> None:
-    _fill(part, module, part_weights(stored, part), stored.path)
+def _place(part: nn.Module, task: Task) -> str:
+    """Return where a part lies in its task: a head's own classifier is not its whole head."""
+    return next((name for name, module in task.named_modules() if module is part), "")
 
 
 def _load_public(flow: nn.Module, content: object, path: str) -> bool:
@@ -138,13 +140,18 @@ def _fill(part: str, module: nn.Module, theirs: Mapping[str, Tensor], path: Path
             ours[name].copy_(value)
 
 
-def part_weights(stored: Checkpoint, part: str) -> dict[str, Tensor]:
+def part_weights(stored: Checkpoint, part: str, place: str = "") -> dict[str, Tensor]:
     """Return a part's weights, by their names inside it.
+
+    Args:
+        stored: Where they are.
+        part: Its name.
+        place: Where it lies in our task, which the stored one may resemble; looked up first.
 
     Raises:
         ValueError: A checkpoint without that part.
     """
-    for prefix in (f"temporal.{part}.", f"{part}."):
+    for prefix in (f"{place or part}.", f"temporal.{part}.", f"{part}."):
         found = {
             n.removeprefix(prefix): v for n, v in stored.weights.items() if n.startswith(prefix)
         }

@@ -15,6 +15,7 @@ from flowfeat import cli
 from flowfeat.build import build_data, build_task
 from flowfeat.checkpoint import Provenance, read_checkpoint, write_checkpoint
 from flowfeat.evaluation import evaluate
+from flowfeat.first_stage import first_stage_figures, with_first_stage
 from flowfeat.optimization import thawed
 from flowfeat.report import peak_memory_gb, print_table, write_results
 from flowfeat.start_from import start_files, start_parts, untrained
@@ -61,8 +62,10 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     seconds = time.perf_counter() - begin
     results = evaluate(trainer, task, data, **evaluation_arguments(config))
     results |= {"train_seconds": seconds, "peak_memory_gb": peak_memory_gb()}
+    results |= first_stage_figures(config, task.monitor)
     if trainer.is_global_zero:
         finish(results, config, folder, trainer)
+    close(trainer.loggers)
     return results
 
 
@@ -153,9 +156,17 @@ def finish(
     log.info(f"report: {path}")
 
 
+def close(loggers: list[Logger]) -> None:
+    """End the runs of loggers that have them (W&B): the next training is another run."""
+    for logger in loggers:
+        end = getattr(getattr(logger, "experiment", None), "finish", None)
+        if callable(end):
+            end()
+
+
 def run(config: DictConfig, folder: Path) -> None:
-    """Train; on several ranks, leave together."""
-    train(config, folder)
+    """Train, in two stages where the method has them; on several ranks, leave together."""
+    train(with_first_stage(config, folder, train), folder)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 
