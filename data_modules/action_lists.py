@@ -97,7 +97,9 @@ def _ucf_list(path: Path, classes: tuple[str, ...]) -> list[Listed]:
             )
         stem = _stem(file)
         match = _UCF_GROUP.fullmatch(stem)
-        group = f"{place}/{match[1]}" if match else None
+        # The number alone, although groups of two classes are unrelated: in the embedded set they
+        # show the same place, and holding out g09 of all classes is as good.
+        group = match[1] if match else None
         found.append(Listed(f"{place}/{stem}", known[place], group))
     return _checked(path, found)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_modules.clips import ConsistentInterval, Pair, Single, Window
+from data_modules.clips import ConsistentInterval, Pair, Segments, Single, Window
 from flowfeat.interfaces import ClipSampler
 
 
@@ -84,7 +84,9 @@ def test_short_video_repeats_its_last_frame():
     assert ConsistentInterval(4, 6).testing(3) == [0, 1, 2, 2, 2, 2]
 
 
-@pytest.mark.parametrize("clip", [Single(), Pair(), Window(3, 3), ConsistentInterval(3, 5)])
+@pytest.mark.parametrize(
+    "clip", [Single(), Pair(), Window(3, 3), ConsistentInterval(3, 5), Segments()]
+)
 def test_a_still_is_its_own_neighbour(clip: ClipSampler):
     indices, targets = clip(1, 0, np.random.default_rng(0))
     assert set(indices) == {0}
@@ -98,6 +100,7 @@ def test_a_still_is_its_own_neighbour(clip: ClipSampler):
         (lambda: Window(1, 1, 3), "clip.random=3"),
         (lambda: Window(-1, 1), "window -1, 1"),
         (lambda: ConsistentInterval(8, 7), "clip.alpha=8"),
+        (lambda: Segments(0, 7), "clip.alpha=0"),
         (lambda: Single()(5, 5, np.random.default_rng(0)), "labelled frame 5: expected 0 .. 4"),
     ],
 )
@@ -113,3 +116,30 @@ def test_a_share_of_pairs_is_its_own_key_frame():
     assert abs(share - (0.5 + 0.5 / 10)) < 0.04
     with pytest.raises(ValueError, match=r"clip\.same=1\.5"):
         Pair(same=1.5)
+
+
+@given(st.integers(1, 3000), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))
+def test_segments_take_a_frame_of_each_and_test_their_centres(length, alpha, beta, seed):
+    sampler = Segments(alpha, beta)
+    indices, targets = sampler(length, 0, np.random.default_rng(seed))
+    assert targets == list(range(alpha))
+    span = length // alpha
+    for j, index in enumerate(indices):
+        if span:
+            assert j * span <= index < (j + 1) * span
+        else:
+            assert 0 <= index < length
+    # tsn-pytorch: int(tick / 2 + tick * x) with tick = L / beta.
+    tested = sampler.testing(length)
+    assert len(tested) == beta
+    assert max(abs(t - (j + 0.5) * length / beta) for j, t in enumerate(tested)) < 1
+    assert tested == sorted(tested)
+    assert 0 <= tested[0] <= tested[-1] < length
+
+
+def test_segments_of_a_hand_made_video():
+    assert Segments(3, 5).testing(100) == [10, 30, 50, 70, 90]
+    assert Segments(3, 4).testing(2) == [0, 0, 1, 1]
+    rng = np.random.default_rng(2)
+    drawn = np.array([Segments(3, 5)(9, 0, rng)[0] for _ in range(300)])
+    assert [set(column) for column in drawn.T.tolist()] == [{0, 1, 2}, {3, 4, 5}, {6, 7, 8}]
