@@ -1,0 +1,47 @@
+"""`flowfeat-degrade`: compresses the clean frames of a data set once, into a parallel tree."""
+
+import logging
+import sys
+
+from data_modules.restoration_data import RestorationData
+from flowfeat import cli, overrides
+from flowfeat.trust import build
+
+log = logging.getLogger(__name__)
+
+USAGE = (
+    "flowfeat-degrade data=vimeo90k|video_folder data.root=<folder> "
+    "[data.codec=jpeg2000|h264|h265] [data.quality=20] [data.degraded=<folder>] [workers=<cores>] "
+    "[overrides]"
+)
+
+
+def degrade(command: overrides.Command) -> str:
+    """Degrade what the data module of a command names; return a line about it.
+
+    Raises:
+        UsageError: Data that are not for restoration, or an unknown key.
+        FileNotFoundError, ValueError, OSError: Clips or the tree are missing or wrong.
+    """
+    config = cli.compose_config(command.overrides)
+    data = build(config.data, trust=command.trust)(seed=config.seed)
+    if not isinstance(data, RestorationData):
+        raise cli.UsageError(
+            f"data={config.data._target_.rpartition('.')[2]}: expected data=vimeo90k or "
+            f"data=video_folder; usage: {USAGE}"
+        )
+    workers = int(overrides.number(command.arguments, "workers", 0, least=0))
+    return data.degrade(workers or None)
+
+
+def main() -> None:
+    """Entry point of `flowfeat-degrade`."""
+    cli.quiet_lightning()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        log.info(degrade(overrides.take_apart(USAGE, (), ("workers",))))
+    except cli.USER_ERRORS as error:
+        cli.fail(error)
+    except KeyboardInterrupt as error:
+        sys.stderr.write(f"flowfeat: {str(error) or 'interrupted'}\n")
+        raise SystemExit(130) from None
