@@ -46,6 +46,6 @@ def points_of(curve: Curve, figures: Figures) -> Points:
 
 
 def written_out(x: Sequence[str], y: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the expressions of each point; one y that holds {} is written out for every x."""
-    texts = y if len(y) == len(x) and "{}" not in y[0] else [y[0].replace("{}", at) for at in x]
-    yield from zip(x, texts, strict=True)
+    """Yield the expressions of each point; a single y serves every x, which {} in it stands for."""
+    texts = list(y) if len(y) > 1 else list(y) * len(x)
+    yield from ((at, text.replace("{}", at)) for at, text in zip(x, texts, strict=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]  # PyYAML comes with omegaconf
 
 from flowfeat.cli import CONFIGS, UsageError, one_line, unknown_key
 from flowfeat.reproduction.claims import names_in
@@ -61,7 +61,7 @@ class Line:
     """One line of a curve; x and y are numbers or expressions such as ``dff.mIoU_l5``."""
 
     x: list[str] = field(default_factory=list)
-    y: list[str] = field(default_factory=list)  # one that holds {} is written out for every x
+    y: list[str] = field(default_factory=list)  # or one for all x, which {} in it stands for
 
 
 @dataclass
@@ -166,8 +166,8 @@ def _problems(table: Table) -> Iterator[str]:
             yield from _unknown(f"rows.{label}: {column}", column, list(table.columns))
     expressions = dict(table.claims)
     for label, line in table.curve.lines.items() if table.curve else ():
-        if not line.x or (len(line.y) != len(line.x) and "{}" not in "".join(line.y)):
-            yield f"curve.lines.{label}: expected as many y as x, or one y with {{}}"
+        if not line.x or len(line.y) not in (1, len(line.x)):
+            yield f"curve.lines.{label}: expected as many y as x, or one for all"
         expressions |= {f"curve.lines.{label}: {text}": text for text in (*line.x, *line.y)}
     for label, text in expressions.items():
         for name in names_in(text.replace("{}", "0")):
