@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from flowfeat.ops.spatial_gradients import SpatialGradients
-from flowfeat.temporal.off_layer import HypercolumnLayer, OffLayer
+from flowfeat.temporal.off_layer import OffLayer
 
 
 def pair(channels: int = 5) -> tuple[Tensor, Tensor]:
@@ -46,11 +46,11 @@ def test_the_released_layer_has_a_spatial_reduction_of_its_own_without_relu() ->
     assert torch.allclose(spatial, SpatialGradients("cross")(layer.own(previous)))
     assert layer.own(previous).min() < 0
     reduced = layer.reduce(current)
-    before = layer.reduce(previous).temporal
-    assert reduced.temporal is not None
+    before = layer.reduce(previous).maps
+    assert reduced.maps is not None
     assert before is not None
-    assert reduced.temporal.min() == 0
-    assert torch.allclose(temporal, reduced.temporal - before)
+    assert reduced.maps.min() == 0
+    assert torch.allclose(temporal, reduced.maps - before)
     assert all(bool((p == 0.2).all()) for n, p in layer.named_parameters() if n.endswith("bias"))
 
 
@@ -66,16 +66,19 @@ def test_dropout_falls_on_the_spatial_branch_alone() -> None:
     assert (temporal != 0).all()
 
 
-def test_the_hypercolumn_layer_gives_the_current_maps_whatever_came_before() -> None:
-    layer = HypercolumnLayer(5, reduce_to=4)
-    previous, current = (layer.reduce(maps) for maps in pair())
-    assert torch.equal(layer.compare(previous, current), layer.reduction(pair()[1]))
+def test_maps_alone_are_the_current_ones_and_need_no_pair() -> None:
+    layer = OffLayer(5, reduce_to=4, spatial=False, temporal=False, maps=True)
+    assert layer.reduction is not None
+    assert torch.equal(layer(*pair()), layer.reduction(pair()[1]))
+    assert layer.out_channels == 4
+    assert not layer.needs_pair
+    assert OffLayer(5, spatial=False).needs_pair
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"spatial": False, "temporal": False}, "expected at least one"),
+        ({"spatial": False, "temporal": False}, "expected one of them"),
         ({"reduce_to": 0}, "reduce_to=0"),
         ({"spatial_dropout": 1.0}, "spatial_dropout=1.0"),
     ],

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowfeat.draws import mix, sample_seeds
 from flowfeat.interfaces import FeatureNetwork, Features, Output, TemporalModule
 from flowfeat.metering import part
-from flowfeat.temporal.off_layer import Layer, OffLayer, Reduced
+from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_network import OffNetwork, Refinement
 
 
@@ -29,7 +30,7 @@ class FlowGuided(TemporalModule):
 
     Args:
         features: N_feat, with all levels that the OFF units shall see.
-        layer: Builds an OFF layer for so many channels, or what takes its place (Table 4).
+        layer: Builds an OFF layer for so many channels.
         refinement: Builds the residual blocks for the units' channels and strides.
         units: Which levels feed which unit; see :class:`OffNetwork`.
         per_tap: One OFF layer per level, not per unit.
@@ -38,7 +39,7 @@ class FlowGuided(TemporalModule):
     def __init__(
         self,
         features: FeatureNetwork,
-        layer: Callable[[int], Layer] = OffLayer,
+        layer: Callable[[int], OffLayer] = OffLayer,
         refinement: Callable[[Sequence[int], Sequence[int]], Refinement] = Refinement,
         units: Sequence[Sequence[int]] | None = None,
         per_tap: bool = False,
@@ -88,6 +89,7 @@ class FlowGuided(TemporalModule):
             choose(reduced, row_before),
             choose(reduced, row),
             paired,
+            _pair_seeds(steps),
         )
 
     def _features(self, frames: Tensor) -> Features:
@@ -105,14 +107,14 @@ class FlowGuided(TemporalModule):
         previous: tuple[Reduced, ...],
         current: tuple[Reduced, ...],
         paired: Tensor,
+        seeds: Tensor | None = None,
     ) -> Output:
         """Run the OFF sub-network on the rows that are ``paired`` (B,), on the CPU."""
         with part("OFF"):
             if paired.all():
-                off = self.off_network(previous, current)
+                off = self.off_network(previous, current, seeds)
             else:
-                rows = paired.nonzero().flatten().to(frames.device)
-                off = self._some(frames, last, previous, current, rows)
+                off = self._some(frames, last, previous, current, paired, seeds)
         valid = torch.ones(len(frames), 1 + len(off), dtype=torch.bool)
         valid[:, 1:] = paired[:, None]
         is_key = torch.ones(len(frames), dtype=torch.bool)
@@ -124,11 +126,14 @@ class FlowGuided(TemporalModule):
         last: Tensor,
         previous: tuple[Reduced, ...],
         current: tuple[Reduced, ...],
-        rows: Tensor,
+        paired: Tensor,
+        seeds: Tensor | None,
     ) -> Features:
         """Run it on some rows; the others, which nobody reads, are 0."""
-        if len(rows):
-            some = self.off_network(choose(previous, rows), choose(current, rows))
+        if paired.any():
+            rows = paired.nonzero().flatten().to(frames.device)
+            own = None if seeds is None else seeds[paired]
+            some = self.off_network(choose(previous, rows), choose(current, rows), own)
             return tuple(
                 level.new_zeros(len(frames), *level.shape[1:]).index_copy(0, rows, level)
                 for level in some
@@ -144,6 +149,12 @@ class FlowGuided(TemporalModule):
             idle = sum(p.sum() for p in self.off_network.parameters() if p.requires_grad)
             off = [level + 0.0 * idle for level in off]
         return tuple(off)
+
+
+def _pair_seeds(steps: Tensor) -> Tensor | None:
+    """Return a seed (B * S,) for the draws of every target's pair; steps (B, S)."""
+    seeds = sample_seeds()
+    return None if seeds is None else mix(seeds[:, None], steps).flatten()
 
 
 def choose(reduced: tuple[Reduced, ...], rows: Tensor) -> tuple[Reduced, ...]:

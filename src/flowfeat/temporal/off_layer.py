@@ -9,26 +9,29 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowfeat.draws import drop
 from flowfeat.ops.spatial_gradients import Kernels, SpatialGradients, temporal_difference
 
 
 class Reduced(NamedTuple):
     """One frame's reduced maps: what a stream remembers until the next frame."""
 
-    temporal: Tensor | None  # (B, C, h, w), for the temporal difference
+    maps: Tensor | None  # (B, C, h, w), for the temporal difference
     spatial: Tensor | None  # (B, C', h, w), for the spatial gradients; the same where shared
 
 
 class OffLayer(nn.Module):
     """1x1 reduction, spatial gradients of the previous map, temporal difference, concatenation.
 
-    Gives (B, ``out_channels``, h, w): F_x, F_y (or their one response), then F_t.
+    Gives (B, ``out_channels``, h, w): F_x, F_y (or their one response), F_t, as far as asked for.
 
     Args:
         channels: Of the maps that come in.
         reduce_to: Channels after the reduction, of which the gradients are taken.
         spatial: Whether the result holds spatial gradients.
         temporal: Whether it holds the temporal difference.
+        maps: Whether it holds the current frame's reduced maps themselves; these alone are what the
+            hypercolumn network of Table 4 has in the OFF's place, and need no pair.
         kernels: Of the spatial gradients; see :class:`SpatialGradients`.
         relu: ReLU after the reduction, as in the released code; the paper names none.
         own_spatial: Channels of a reduction of the spatial branch's own, without ReLU, as in the
@@ -37,10 +40,8 @@ class OffLayer(nn.Module):
         bias: Where the biases start.
 
     Raises:
-        ValueError: Neither branch, a width below 1, a dropout outside 0 .. 1, unknown kernels.
+        ValueError: Nothing asked for, a width below 1, a dropout outside 0 .. 1, unknown kernels.
     """
-
-    needs_pair = True
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class OffLayer(nn.Module):
         reduce_to: int = 128,
         spatial: bool = True,
         temporal: bool = True,
+        maps: bool = False,
         kernels: Kernels = "prewitt",
         relu: bool = False,
         own_spatial: int | None = None,
@@ -55,24 +57,25 @@ class OffLayer(nn.Module):
         bias: float = 0.0,
     ) -> None:
         super().__init__()
-        if not spatial and not temporal:
-            raise ValueError("spatial=false, temporal=false: expected at least one of them")
+        if not (spatial or temporal or maps):
+            raise ValueError("spatial, temporal and maps are all false: expected one of them")
         if reduce_to < 1 or (own_spatial is not None and own_spatial < 1):
             raise ValueError(
                 f"reduce_to={reduce_to}, own_spatial={own_spatial}: expected 1 or more"
             )
         if not 0 <= spatial_dropout < 1:
             raise ValueError(f"spatial_dropout={spatial_dropout}: expected 0 .. 1, without 1")
-        self.spatial, self.temporal = spatial, temporal
+        self.spatial, self.temporal, self.maps = spatial, temporal, maps
+        self.needs_pair = spatial or temporal
         self.gradients = SpatialGradients(kernels)
         self.own: nn.Module | None = None
         if spatial and own_spatial is not None:
             self.own = reduction(channels, own_spatial, False, bias)
         self.reduction: nn.Module | None = None
-        if temporal or self.own is None:
+        if temporal or maps or self.own is None:
             self.reduction = reduction(channels, reduce_to, relu, bias)
-        self.dropout = nn.Dropout(spatial_dropout)
-        self.out_channels = reduce_to if temporal else 0
+        self.spatial_dropout = spatial_dropout
+        self.out_channels = reduce_to * (temporal + maps)
         if spatial:
             self.out_channels += len(self.gradients) * (own_spatial or reduce_to)
 
@@ -80,15 +83,26 @@ class OffLayer(nn.Module):
         """Reduce maps (B, channels, h, w): what ``compare`` needs of one frame."""
         shared = None if self.reduction is None else self.reduction(maps)
         own = shared if self.own is None else self.own(maps)
-        return Reduced(shared if self.temporal else None, own if self.spatial else None)
+        return Reduced(
+            shared if self.temporal or self.maps else None, own if self.spatial else None
+        )
 
-    def compare(self, previous: Reduced, current: Reduced) -> Tensor:
-        """Return the OFF of a pair; the spatial gradients are the previous map's."""
+    def compare(self, previous: Reduced, current: Reduced, seeds: Tensor | None = None) -> Tensor:
+        """Return the OFF of pairs; the spatial gradients are the previous map's.
+
+        Args:
+            previous: Of each pair's first frame.
+            current: Of its second frame.
+            seeds: (B,) on the CPU, of each pair's dropout; None for the global generator.
+        """
         parts = []
         if previous.spatial is not None:
-            parts.append(self.dropout(self.gradients(previous.spatial)))
-        if previous.temporal is not None and current.temporal is not None:
-            parts.append(temporal_difference(previous.temporal, current.temporal))
+            share = self.spatial_dropout if self.training else 0.0
+            parts.append(drop(self.gradients(previous.spatial), share, seeds))
+        if self.temporal and previous.maps is not None and current.maps is not None:
+            parts.append(temporal_difference(previous.maps, current.maps))
+        if self.maps and current.maps is not None:
+            parts.append(current.maps)
         return torch.cat(parts, dim=1)
 
     def forward(self, previous: Tensor, current: Tensor) -> Tensor:
@@ -98,41 +112,6 @@ class OffLayer(nn.Module):
     if TYPE_CHECKING:
 
         def __call__(self, previous: Tensor, current: Tensor) -> Tensor: ...
-
-
-class HypercolumnLayer(nn.Module):
-    """What Table 4 puts in the OFF layer's place: the current frame's reduced maps themselves.
-
-    Args:
-        channels: Of the maps that come in.
-        reduce_to: Channels after the reduction.
-        relu: ReLU after it.
-        bias: Where the biases start.
-    """
-
-    needs_pair = False
-
-    def __init__(
-        self, channels: int, reduce_to: int = 128, relu: bool = False, bias: float = 0.0
-    ) -> None:
-        super().__init__()
-        if reduce_to < 1:
-            raise ValueError(f"reduce_to={reduce_to}: expected 1 or more")
-        self.reduction = reduction(channels, reduce_to, relu, bias)
-        self.out_channels = reduce_to
-
-    def reduce(self, maps: Tensor) -> Reduced:
-        """Reduce maps (B, channels, h, w)."""
-        return Reduced(self.reduction(maps), None)
-
-    def compare(self, previous: Reduced, current: Reduced) -> Tensor:
-        """Return the current frame's reduced maps."""
-        if current.temporal is None:
-            raise ValueError("maps that another layer has reduced")
-        return current.temporal
-
-
-Layer = OffLayer | HypercolumnLayer
 
 
 def reduction(channels: int, width: int, relu: bool, bias: float) -> nn.Module:

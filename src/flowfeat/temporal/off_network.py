@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowfeat.draws import mix
 from flowfeat.interfaces import Features
-from flowfeat.temporal.off_layer import Layer, Reduced, start
+from flowfeat.temporal.off_layer import OffLayer, Reduced, start
 
 T = TypeVar("T")
 
@@ -146,7 +147,7 @@ class OffNetwork(nn.Module):
         self,
         channels: Sequence[int],
         strides: Sequence[int],
-        layer: Callable[[int], Layer],
+        layer: Callable[[int], OffLayer],
         refinement: Callable[[Sequence[int], Sequence[int]], Refinement],
         units: Sequence[Sequence[int]] | None = None,
         per_tap: bool = False,
@@ -173,23 +174,40 @@ class OffNetwork(nn.Module):
             inputs.extend(taps if self.per_tap else [torch.cat(taps, dim=1)])
         return tuple(layer.reduce(maps) for layer, maps in self._each(inputs))
 
-    def forward(self, previous: tuple[Reduced, ...], current: tuple[Reduced, ...]) -> Features:
-        """Return the refined OFF of pairs of frames, fine to coarse."""
+    def forward(
+        self,
+        previous: tuple[Reduced, ...],
+        current: tuple[Reduced, ...],
+        seeds: Tensor | None = None,
+    ) -> Features:
+        """Return the refined OFF of pairs of frames, fine to coarse.
+
+        Args:
+            previous: Of each pair's first frame, per layer.
+            current: Of its second frame.
+            seeds: (B,) on the CPU, of each pair's draws; None for the global generator.
+        """
+        off = []
         pairs = zip(previous, current, strict=True)
-        off = [layer.compare(before, now) for layer, (before, now) in self._each(pairs)]
+        for index, (layer, (before, now)) in enumerate(self._each(pairs)):
+            own = None if seeds is None else mix(seeds, index)
+            off.append(layer.compare(before, now, own))
         if self.per_tap:
             rest = iter(off)
             off = [torch.cat([next(rest) for _ in unit], dim=1) for unit in self.units]
         return self.refinement(tuple(off))
 
-    def _each(self, things: Iterable[T]) -> Iterator[tuple[Layer, T]]:
+    def _each(self, things: Iterable[T]) -> Iterator[tuple[OffLayer, T]]:
         """Go through the layers with one thing for each."""
-        return zip(cast(Iterable[Layer], self.layers), things, strict=True)
+        return zip(cast(Iterable[OffLayer], self.layers), things, strict=True)
 
     if TYPE_CHECKING:
 
         def __call__(
-            self, previous: tuple[Reduced, ...], current: tuple[Reduced, ...]
+            self,
+            previous: tuple[Reduced, ...],
+            current: tuple[Reduced, ...],
+            seeds: Tensor | None = None,
         ) -> Features: ...
 
 
