@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
@@ -26,6 +27,7 @@ from flowfeat.prediction import (
     FramePrediction,
     LabelMapping,
     ModelClock,
+    Restoring,
     Summary,
     measure_baseline,
     predict_stream,
@@ -38,10 +40,20 @@ log = logging.getLogger(__name__)
 
 USAGE = (
     "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
-    "[threshold=0.3] [baseline=40] [label_maps=true] [trust=[package]] [overrides]"
+    "[threshold=0.3] [baseline=40] [label_maps=true] [side_by_side=true] [crf=20] "
+    "[trust=[package]] [overrides]"
 )
 CHUNK = 8  # frames decoded at a time: memory does not depend on the length of the video
 LISTED = 0.05  # least score in the JSON lines; `threshold` is for the pictures
+CRF = 20  # quality of the video, where the task does not want another
+
+
+class Drawing(NamedTuple):
+    """What the written video looks like."""
+
+    threshold: float  # least score of what is drawn
+    beside: bool  # the frame as it came at the left, the result at the right
+    crf: int  # constant quality, lower is better
 
 
 class PredictData(VideoData, Protocol):
@@ -94,7 +106,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     """Predict one video and write `<out>/<name>.mp4` and `<out>/<name>.jsonl`.
 
     With `label_maps=true` also one PNG per frame, whose grey values are labels, in
-    `<out>/<name>_labels/`.
+    `<out>/<name>_labels/`. With `side_by_side=true` the video shows each frame before and after.
 
     Args:
         stored: The checkpoint and its config.
@@ -107,12 +119,12 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
         FileNotFoundError, ValueError: The video cannot be opened or read to its end.
         KeyboardInterrupt: By the user; nothing is left under the final names.
     """
-    threshold = overrides.number(arguments, "threshold", 0.3, least=0)
     most = int(overrides.number(arguments, "baseline", 40, least=0))
     wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
     task = task.to(fabric.device)
+    drawing = _drawing(arguments, task)
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
     video = Video(path, build_data(stored.config), fabric.device)
     finals = _finals(stored, arguments, video)
@@ -125,7 +137,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
         begin = time.perf_counter()
         try:
             found = predict_stream(task, video.chunks(), clock)
-            _write(found, task, video, finals, threshold, maps)
+            _write(found, task, video, finals, drawing, maps)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"{path}: interrupted after {video.read} of {len(video.source)} frames, "
@@ -137,6 +149,16 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
             log.info(f"comparing with per-frame evaluation on the first {most} frames at most")
         baseline = measure_baseline(task, video.chunks(), most)
     return Summary(video.name, clock.frames, seconds, clock.seconds, baseline).line(task.temporal)
+
+
+def _drawing(arguments: Mapping[str, str], task: VideoTask) -> Drawing:
+    crf = overrides.number(
+        arguments, "crf", task.crf if isinstance(task, Restoring) else CRF, least=0
+    )
+    if crf != int(crf) or crf > 51:
+        raise cli.UsageError(f"crf={arguments['crf']}: expected a whole number, 0 .. 51")
+    threshold = overrides.number(arguments, "threshold", 0.3, least=0)
+    return Drawing(threshold, overrides.switch(arguments, "side_by_side"), int(crf))
 
 
 def _fabric(config: DictConfig) -> Fabric:
@@ -185,7 +207,7 @@ def _write(
     task: VideoTask,
     video: Video,
     finals: tuple[Path, Path],
-    threshold: float,
+    drawing: Drawing,
     maps: Path | None,
 ) -> None:
     """Write one picture and one JSON line per frame, as they come, and a label map if asked to."""
@@ -193,16 +215,21 @@ def _write(
         raise ValueError(f"{type(task).__name__} cannot describe and draw its predictions")
     knows_keys = task.temporal.key_frames is not None
     source = video.source
+    height, width = source.size
+    size = (height, 2 * width if drawing.beside else width)
     with (
         whole_file(finals[1]) as lines,
-        VideoWriter(finals[0], source.fps, source.size) as pictures,
+        VideoWriter(finals[0], source.fps, size, crf=drawing.crf) as pictures,
         nullcontext() if maps is None else LabelWriter(maps) as labels,
     ):
         for frame in track(found, video.name, len(source)):
             is_key = frame.is_key if knows_keys else None
-            pictures.write(task.render(frame.picture, frame.predictions, is_key, threshold))
+            picture = task.render(frame.picture, frame.predictions, is_key, drawing.threshold)
+            if drawing.beside:
+                picture = np.concatenate((frame.picture, picture), axis=1)
+            pictures.write(picture)
             line = {"frame": frame.number, "key_frame": frame.is_key}
-            line |= task.describe(frame.predictions, min(LISTED, threshold))
+            line |= task.describe(frame.predictions, min(LISTED, drawing.threshold))
             lines.write(json.dumps(line) + "\n")
             if labels is not None and isinstance(task, LabelMapping):
                 labels.write(frame.number, task.label_map(frame.predictions))
@@ -219,7 +246,7 @@ def main() -> None:
     cli.quiet_lightning()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        own = ("out", "threshold", "baseline", "label_maps")
+        own = ("out", "threshold", "baseline", "label_maps", "side_by_side", "crf")
         command = overrides.take_apart(USAGE, ("ckpt", "video"), own)
         log.info(predict(overrides.open_stored(command), command.arguments))
     except cli.USER_ERRORS as error:

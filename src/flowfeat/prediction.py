@@ -50,6 +50,13 @@ class LabelMapping(Protocol):
         """Return one frame's labels (H, W), in the order of the task's classes."""
 
 
+@runtime_checkable
+class Restoring(Protocol):
+    """A task whose predictions are pictures, which `predict` is not to spoil by encoding them."""
+
+    crf: int  # constant quality of H.264 for them, 0 .. 51, lower is better
+
+
 class FramePrediction(NamedTuple):
     """One frame and what was found on it."""
 

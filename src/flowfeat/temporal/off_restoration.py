@@ -10,7 +10,7 @@ from torch import Tensor
 from flowfeat.features.dncnn import convolutions
 from flowfeat.interfaces import FeatureNetwork, Output, TemporalModule
 from flowfeat.metering import part
-from flowfeat.temporal.off_layer import Layer, Reduced
+from flowfeat.temporal.off_layer import OffLayer, Reduced
 
 PAIRS = {1: ((0, 0),), 2: ((-1, 0),), 3: ((-1, 0), (0, 1))}
 """Frames in use -> the pairs whose OFF is taken, as offsets from the current frame."""
@@ -41,7 +41,7 @@ class OffRestoration(TemporalModule):
 
     Args:
         features: N_feat, of one level: the convolutions before the OFF.
-        off: Builds the OFF layer for that level's channels. One layer serves both pairs of three
+        layer: Builds the OFF layer for that level's channels. One layer serves both pairs of three
             frames; the paper does not say.
         frames: 3 (t-1, t, t+1; one frame late), 2 (t-1, t), or 1: the same network without
             neighbours, to tell what they bring from what more layers bring.
@@ -54,7 +54,7 @@ class OffRestoration(TemporalModule):
     def __init__(
         self,
         features: FeatureNetwork,
-        off: Callable[[int], Layer],
+        layer: Callable[[int], OffLayer],
         frames: int = 3,
         depth: int = 5,
     ) -> None:
@@ -68,7 +68,7 @@ class OffRestoration(TemporalModule):
             raise ValueError(f"features: {count} levels: OFF in restoration expects one")
         self.features = features
         (width,) = features.trunk_channels
-        self.off = off(width)
+        self.off = layer(width)
         self.offsets = PAIRS[frames]
         self.refinement = convolutions(len(self.offsets) * self.off.out_channels, width, depth)
         self.delay = max(0, frames - 2)
