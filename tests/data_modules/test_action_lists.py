@@ -90,7 +90,7 @@ def test_hmdb_codes_blanks_and_strange_names(tmp_path):
     assert [video.group for video in lists.test] == ["50_FIRST_DATES"]
     with pytest.raises(ValueError, match=r"jump_test_split1.txt: line 1: expected .*'a.avi 3'"):
         hmdb(tmp_path, jump="a.avi 3 \n")
-    with pytest.raises(FileNotFoundError, match="expected <class>_test_split3.txt"):
+    with pytest.raises(FileNotFoundError, match=r"expected <class>_test_split3\.txt"):
         read_hmdb_lists(tmp_path, 3)
 
 
