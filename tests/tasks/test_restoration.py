@@ -195,3 +195,24 @@ def test_key_frames_are_refused_in_one_line(method):
         speedup = (18 * 64 + 2 * 3) / (16 * 64 + 3)
         assert f"17 of 20 convolutions would run on every frame, so that s < {speedup:.2f}" in said
         assert speedup < 1.2
+
+
+@pytest.mark.parametrize("words", [(), ("method=per_frame",)])
+def test_the_papers_setting(words):
+    config = compose_config(["experiment=vimeo90k_off_paper", *words])
+    task = build_task(config, ())
+    convolutions = [m for m in task.modules() if isinstance(m, nn.Conv2d)]
+    of_dncnn = [*task.temporal.features.modules(), *task.head.modules()]
+    assert sum(isinstance(m, nn.Conv2d) for m in of_dncnn) == 20
+    on_off = len(convolutions) - 20
+    assert on_off == (0 if words else 1 + 5)  # the reduction and the five of Figure 6
+    assert task.temporal.delay == (0 if words else 1)
+    optimizer, scheduler = task.optimization.configure(task.parts(), total=100)
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
+    for _ in range(50):
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr()[0] == pytest.approx(2.5e-4)  # half of a cosine
+    assert (config.data.batch_size, config.trainer.max_epochs) == (28, 50)
+    assert config.data.augment == {"crop": None, "flip": 0.0}

@@ -17,7 +17,6 @@ class Restoration(TaskHead):
     Args:
         channels: Channels per level; the last level is used, and its width kept.
         strides: Network pixels per cell, per level; the last one must be 1.
-        num_classes: Not used: nothing is classified.
         depth: Convolutions; 17 after the 3 of the feature network are DnCNN's 20.
         loss: ``mse``, as in DnCNN, or ``l1``. The OFF paper names none.
         residual_gain: Factor of the last convolution's initial weights. Smaller ones let a short
@@ -31,7 +30,6 @@ class Restoration(TaskHead):
         self,
         channels: tuple[int, ...],
         strides: tuple[int, ...],
-        num_classes: int = 0,
         depth: int = 17,
         loss: Loss = "mse",
         residual_gain: float = 1.0,
