@@ -4,10 +4,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from flowfeat.cli import UsageError, compose_config
 from flowfeat.reproduction.table import TABLES, Run, Table, read_table
@@ -56,10 +57,9 @@ class Job:
         if self.command == "evaluate":
             return {"overrides": sorted(self.overrides)}
         try:
-            config = compose_config([*self.overrides, "logger=none", f"seed={self.seed}"])
+            return {**flat_config(self.overrides), "seed": self.seed}
         except UsageError as error:
             raise UsageError(f"table {self.table}, run {self.run}: {error}") from None
-        return flat(config)
 
 
 def plan(
@@ -144,9 +144,14 @@ def checkpoint_of(folder: Path) -> Path:
     return last if last.is_file() else folder / "best.ckpt"
 
 
-def flat(config: DictConfig) -> dict[str, Any]:
-    """Return a config's values by dotted key, without those that decide nothing."""
-    container = OmegaConf.to_container(config, resolve=True)
+@cache
+def flat_config(words: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return a composed config's values by dotted key, without those that decide nothing.
+
+    Raises:
+        UsageError: See ``compose_config``.
+    """
+    container = OmegaConf.to_container(compose_config([*words, "logger=none"]), resolve=True)
     return {k: v for k, v in _leaves(container) if k.split(".")[0] not in UNIMPORTANT}
 
 

@@ -104,7 +104,7 @@ def cell(row: Row, name: str, column: Column, report: Report) -> str:
     key = row.keys.get(name, column.key)
     if not key:
         return ""
-    run = f"{row.run}.timed" if column.timed else row.run
+    run = f"{row.timed or row.run}.timed" if column.timed else row.run
     there = [figures[run] for figures in report.figures if run in figures]
     values = [figures[key] for figures in there if key in figures]
     if not values:
@@ -140,9 +140,12 @@ def _spread_sentence(report: Report) -> str:
 def _how(report: Report) -> Iterator[str]:
     table = report.table
     minutes, machines = report.seconds / 60, "; ".join(report.machines) or "nothing"
-    yield f"`make reproduce TABLE={report.name} SEEDS={len(report.seeds)}`; the runs took "
+    # A version of the code, then those of Python and the libraries, which rarely differ.
+    told = [text.partition(", ") for text in report.versions]
+    known = [*dict.fromkeys(t[0] for t in told), *dict.fromkeys(t[2] for t in told)]
+    yield f"`make reproduce TABLE={report.name} SEEDS={len(report.seeds)}`; the runs took"
     yield f"{minutes:.0f} minutes together, on {machines}"
-    yield f"({'; '.join(report.versions) or 'no run was made'})."
+    yield f"({'; '.join(known) or 'no run was made'})."
     yield ""
     yield "| run | what |"
     yield "|---|---|"

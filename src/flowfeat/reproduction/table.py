@@ -42,6 +42,7 @@ class Row:
     """One run as a line of the table."""
 
     run: str = "???"
+    timed: str | None = None  # another run of just the same cost, which the speed pass times
     keys: dict[str, str] = field(default_factory=dict)  # column -> another key, or "" for none
     paper: dict[str, float] = field(default_factory=dict)  # column -> the paper's figure
 
@@ -162,6 +163,8 @@ def _problems(table: Table) -> Iterator[str]:
         yield from _unknown(f"timing.runs: {name}", name, list(table.runs))
     for label, row in table.rows.items():
         yield from _unknown(f"rows.{label}.run: {row.run}", row.run, list(table.runs))
+        if row.timed is not None:
+            yield from _unknown(f"rows.{label}.timed: {row.timed}", row.timed, table.timing.runs)
         for column in (*row.keys, *row.paper):
             yield from _unknown(f"rows.{label}: {column}", column, list(table.columns))
     expressions = dict(table.claims)
