@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from flowfeat.features.batch_norm import Norm, batch_norms, convert_norm
+from flowfeat.features.first_layer import RGB, input_statistics
 from flowfeat.features.reduction import Reduction, automatic_width
 from flowfeat.features.split import find_split, measure_trunk
 from flowfeat.features.timm_plan import (
@@ -52,10 +52,17 @@ class TimmFeatures(FeatureNetwork):
         dilate_first_block: Also dilate the first block of a dilated stage (ResNets only).
         split: Layers of N_task, or the block that it begins with; see :func:`find_split`. Where
             the backbone asks for padded frames, a tail repeats the border of what it is given.
+        in_channels: Channels of the input: 3 for RGB; others start from the RGB weights as
+            :func:`widen_first_layer` says.
+        mean: What is taken from the input, one number or one per channel; null for the backbone's
+            own. Differences of frames want 0, flow in 0..1 wants 0.5 (rest).
+        std: By what the rest is divided; null for the backbone's own, for other channels than RGB
+            the mean of its three (0.226 for ImageNet's).
         **arguments: Passed to ``timm.create_model``.
 
     Raises:
-        ValueError: No such model, level, norm or stage; a stride finer than the backbone's first.
+        ValueError: No such model, level, norm or stage; a stride finer than the backbone's first;
+            channels that are not RGB without a mean.
         FileNotFoundError: Weights that cannot be had.
     """
 
@@ -76,17 +83,27 @@ class TimmFeatures(FeatureNetwork):
         frozen_stages: int = 0,
         dilate_first_block: bool = False,
         split: int | str = 1,
+        in_channels: int = RGB,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__()
+        if in_channels < 1 or "in_chans" in arguments:
+            raise ValueError(
+                f"features.in_channels={arguments.get('in_chans', in_channels)}: expected 1 or "
+                "more, by this name"
+            )
         plan = plan_backbone(model, tuple(int(level) for level in levels), int(stride), arguments)
-        backbone = build_backbone(model, plan.arguments, pretrained, checkpoint_path)
+        weights = (pretrained, checkpoint_path)
+        backbone = build_backbone(model, plan.arguments, *weights, in_channels=in_channels)
         if dilate_first_block:
             _dilate_first_blocks(backbone)
         config = timm.get_pretrained_cfg(model)
-        mean, std = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        usual = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
+        centre, deviation = input_statistics(in_channels, (mean, std), usual)
+        self.register_buffer("mean", centre, persistent=False)
+        self.register_buffer("std", deviation, persistent=False)
         self.norm = norm
         self.backbone = convert_norm(backbone, norm, frozen_affine)
         self.multiple = plan.multiple
@@ -131,7 +148,7 @@ class TimmFeatures(FeatureNetwork):
         self.channels, self.strides = channels, (self.strides[-1],) * len(channels)
 
     def trunk(self, frames: Tensor) -> Features:
-        """Compute the reduced levels of frames (B, 3, H, W), or what comes before a split."""
+        """Compute the reduced levels of frames (B, C, H, W), or what comes before a split."""
         normal = self._normal(frames)
         if self._first is None:
             levels = run_backbone(self.backbone, normal, self._plan_strides, self.multiple)

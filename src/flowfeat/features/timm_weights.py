@@ -10,9 +10,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from flowfeat.features.first_layer import RGB, widen_first_layer
+
 
 def build_backbone(
-    model: str, arguments: dict[str, Any], pretrained: bool, checkpoint_path: str | None
+    model: str,
+    arguments: dict[str, Any],
+    pretrained: bool,
+    checkpoint_path: str | None,
+    in_channels: int = RGB,
 ) -> nn.Module:
     """Build a features_only network.
 
@@ -22,11 +28,18 @@ def build_backbone(
         pretrained: Let timm fetch the weights.
         checkpoint_path: Take them from this file instead, which holds the whole model (with or
             without its classifier) under timm's names; older names go through timm's own filters.
+        in_channels: Of its input. The weights are those of an RGB network in any case; see
+            :func:`widen_first_layer`.
 
     Raises:
         FileNotFoundError: No such file, or weights that could not be fetched.
         ValueError: A file that holds something else, or another model.
     """
+    if in_channels != RGB:
+        wide = timm.create_model(model, **arguments, in_chans=in_channels)
+        if pretrained or checkpoint_path is not None:
+            widen_first_layer(build_backbone(model, arguments, pretrained, checkpoint_path), wide)
+        return wide
     if checkpoint_path is not None:
         path = Path(checkpoint_path)
         weights = _read_weights(path)
@@ -71,7 +84,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _compare_names(model: str, arguments: dict[str, Any], path: Path, names: set[str]) -> None:
     """Refuse what timm would load in part: its loader for cut networks only warns."""
-    own = {k: v for k, v in arguments.items() if k not in ("features_only", "out_indices")}
+    # None of these names a weight, and some whole networks do not take output_stride.
+    cut = ("features_only", "out_indices", "output_stride")
+    own = {k: v for k, v in arguments.items() if k not in cut}
     with torch.device("meta"):
         whole = set(timm.create_model(model, **own).state_dict())
         body = set(timm.create_model(model, **own | {"num_classes": 0}).state_dict())
