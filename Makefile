@@ -5,6 +5,9 @@ TASK ?= vid
 METHOD ?= dff
 ARGS ?=
 DATA_ROOT ?=
+TABLE ?=
+SEEDS ?= 1
+JOBS ?= 1
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -14,10 +17,10 @@ CHOICE := task=$(TASK) method=$(METHOD)
 DATA := $(if $(DATA_ROOT),"data.root='$(DATA_ROOT)'")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict profile test test-slow lint format clean
+.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark-data test test-slow lint format clean
 
 help: ## list the targets and their variables
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  TASK=$(TASK) METHOD=$(METHOD) DATA_ROOT=<dataset, empty: embedded synthetic data>'
 	@echo '  ARGS="key_frames.interval=5 features=resnet50 flow=flownet_half"  any Hydra overrides'
@@ -48,6 +51,21 @@ predict: $(STAMP) ## run a checkpoint on a video or a frame folder: CKPT= VIDEO=
 
 profile: $(STAMP) ## FLOPs, times and speedup of a model: TASK= METHOD= [ARGS=]
 	@$(BIN)/flowfeat-profile $(CHOICE) $(ARGS)
+
+reproduce: $(STAMP) ## run a table of the papers and write docs/results: TABLE= [SEEDS=1] [JOBS=1]
+	@$(BIN)/flowfeat-reproduce $(if $(TABLE),table=$(TABLE)) seeds=$(SEEDS) jobs=$(JOBS) $(ARGS)
+
+compare: $(STAMP) ## lay finished runs side by side: RUNS="runs/a runs/b"
+	@$(BIN)/flowfeat-compare $(RUNS)
+
+fuse: $(STAMP) ## fuse the scores of recognition runs: SCORES="a/scores.npz:1 b/scores.npz:1.5"
+	@$(BIN)/flowfeat-fuse $(SCORES)
+
+degrade: $(STAMP) ## make compressed frames for TASK=vimeo90k once: DATA_ROOT= [ARGS="data.codec=h264 data.quality=37"]
+	@$(BIN)/flowfeat-degrade data=vimeo90k $(DATA) $(ARGS)
+
+benchmark-data: $(STAMP) ## clips per second of decord, PyAV and OpenCV: [DATA_ROOT=] [ARGS=]
+	@$(BIN)/flowfeat-benchmark-data task=ucf101 method=per_frame $(DATA) $(ARGS)
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
