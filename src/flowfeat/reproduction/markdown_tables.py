@@ -38,8 +38,9 @@ def _lines(report: Report) -> Iterator[str]:
     if any(word.startswith("data.root=") for word in report.extra):
         data = "Data of its own (`data.root`), not the set that this table is written for."
     yield f"**{data}**" + (f" Beside it: {table.paper}." if table.paper else "")
-    if report.extra:
-        yield f"Settings changed for all runs: `{' '.join(report.extra)}`."
+    if any("root=" not in word for word in report.extra):
+        words = [w for w in report.extra if "root=" not in w]  # a page names no one's folders
+        yield f"Settings changed for all runs: `{' '.join(words)}`."
     yield ""
     yield from _grid(*_cells(report))
     yield ""
