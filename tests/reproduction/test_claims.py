@@ -52,6 +52,7 @@ def test_the_gap_between_two_lines_is_the_area_over_the_x_that_both_cover():
     upper = [(0.5, 1.0), (2.0, 1.0), (9.0, 1.0)]
     # Over 0.5 .. 4: 1 * 0.5, then the triangle of 2 - x from 1 to 4: 1/2 - 2.
     assert gap(upper, lower) == pytest.approx((0.5 + 0.5 - 2) / 3.5)
+    assert gap([(0, 1), (0, 3), (1, 2)], [(0, 0), (1, 0)]) == 2  # two points of one x: their mean
     lines = [{"a": upper, "b": lower}]
     assert judge('gap("a", "b") < 0', [{}], lines).holds
     with pytest.raises(MissingFigure, match="share no stretch"):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flowfeat.cli import UsageError
 
@@ -108,7 +109,7 @@ def gap(upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float
     Raises:
         MissingFigure: Lines that share no stretch of x.
     """
-    a, b = (np.array(sorted(line), float).reshape(-1, 2) for line in (upper, lower))
+    a, b = (_single_valued(line) for line in (upper, lower))
     if not len(a) or not len(b):
         raise MissingFigure("gap: a line without points")
     low, high = max(a[0, 0], b[0, 0]), min(a[-1, 0], b[-1, 0])
@@ -119,6 +120,14 @@ def gap(upper: Sequence[tuple[float, float]], lower: Sequence[tuple[float, float
     difference = np.interp(x, a[:, 0], a[:, 1]) - np.interp(x, b[:, 0], b[:, 1])
     area = np.sum(np.diff(x) * (difference[1:] + difference[:-1]) / 2)
     return float(area / (high - low))
+
+
+def _single_valued(line: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    """Return a line's points (N, 2) by rising x, with the mean y of points of one x."""
+    at: dict[float, list[float]] = {}
+    for x, y in sorted(line):
+        at.setdefault(x, []).append(y)
+    return np.array([(x, statistics.fmean(y)) for x, y in at.items()], float).reshape(-1, 2)
 
 
 def _parsed(text: str) -> ast.expr:
