@@ -26,7 +26,7 @@ FINE = SceneSettings(
     travel=(0.1, 0.6),
     pan=(0.005, 0.025),
     length=len(FRAMES),
-    detail=0.7,
+    detail=0.4,
     noise=1.0,
     brightness=0.05,
 )
