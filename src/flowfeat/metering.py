@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-PARTS = ("decode", "preprocess", "shallow", "N_feat", "F", "W", "tail", "N_task", "post")
+PARTS = ("decode", "preprocess", "shallow", "N_feat", "F", "W", "OFF", "tail", "N_task", "post")
 """The names in use. Where the first stages run on every frame, they are "shallow", and N_feat is
 the rest. What Eq. 5 calls N_task is the feature network's tail (if the split point
 moved), the head's convolutions (N_task) and the rest of the head (post)."""
