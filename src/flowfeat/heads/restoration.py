@@ -18,7 +18,8 @@ class Restoration(TaskHead):
         channels: Channels per level; the last level is used, and its width kept.
         strides: Network pixels per cell, per level; the last one must be 1.
         depth: Convolutions; 17 after the 3 of the feature network are DnCNN's 20.
-        loss: ``mse``, as in DnCNN, or ``l1``. The OFF paper names none.
+        loss: ``mse``, as in DnCNN and as PSNR counts, or ``l1``, with which the residual stays at 0
+            for as long as a short training takes. The OFF paper names none.
         residual_gain: Factor of the last convolution's initial weights. Smaller ones let a short
             training begin near the degraded frame itself; the paper's start is 1.
 
