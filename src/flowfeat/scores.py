@@ -130,6 +130,7 @@ class Collected:
 
 def write_scores(videos: VideoScores, path: Path) -> None:
     """Write an `.npz` without pickled objects; the file appears when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".npz.tmp")
     with partial.open("wb") as file:
         np.savez_compressed(

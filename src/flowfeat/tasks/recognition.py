@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowfeat.batches import RecognitionBatch
+from flowfeat.draws import seeded
 from flowfeat.heads.recognition import Clips, Recognition, level_weights
 from flowfeat.interfaces import Output, TemporalModule
 from flowfeat.optimization import Optimization
@@ -80,6 +81,10 @@ class RecognitionTask(VideoTask):
 
     def score(self, predictions: Any, truth: Any) -> NoReturn:
         raise ValueError("evaluation.pairs_every: recognition scores whole clips, expected 0")
+
+    def training_step(self, batch: RecognitionBatch, batch_index: int) -> Tensor:
+        with seeded(batch["seeds"]):  # for what a method drops
+            return super().training_step(batch, batch_index)
 
     def losses(self, output: Output, batch: RecognitionBatch) -> dict[str, Tensor]:
         """Return one loss per level that learns, of the clips' average scores."""
