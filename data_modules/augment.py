@@ -5,13 +5,15 @@ replaced here.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_modules.options import AugmentOptions, check_crop_fits, checked_crop
 
 
 class Augmented(NamedTuple):
@@ -24,7 +26,7 @@ class Augmented(NamedTuple):
 
 
 @dataclass
-class Augment:
+class Augment(AugmentOptions):
     """Random changes of a clip; with all values 0 and no crop nothing changes.
 
     ``crop`` is the height and width in pixels of a part drawn uniformly; ``flip`` is the
@@ -44,21 +46,7 @@ class Augment:
             most = 0.5 if name == "hue" else 1.0
             if not 0 <= value <= most:
                 raise ValueError(f"data.augment.{name}={value}: expected 0 .. {most}")
-        if self.crop is not None:
-            self.crop = tuple(self.crop)
-            if len(self.crop) != 2 or min(self.crop) < 1:
-                raise ValueError(
-                    f"data.augment.crop={list(self.crop)}: expected [height, width] in pixels"
-                )
-
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, Any] | None) -> "Augment":
-        """Build from a config's mapping; ValueError names the choices for an unknown key."""
-        known = [field.name for field in fields(cls)]
-        for name in options or {}:
-            if name not in known:
-                raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
-        return cls(**dict(options or {}))
+        self.crop = checked_crop(self.crop)
 
     def __call__(
         self,
@@ -80,11 +68,8 @@ class Augment:
             masks = np.zeros((0, height, width), np.uint8)
         if self.crop is None and not any(self._values().values()):
             return Augmented(frames, boxes, np.arange(len(boxes)), masks)
-        if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
-            raise ValueError(
-                f"data.augment.crop={list(self.crop)}: expected at most [{height}, {width}], "
-                "the size of the pictures"
-            )
+        if self.crop is not None:
+            check_crop_fits(self.crop, (height, width))
         self._compose.set_random_seed(seed)
         drawn = self._compose(
             images=frames,

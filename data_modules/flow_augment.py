@@ -4,8 +4,8 @@ Albumentations has no target for displacements, which must turn, grow and flip w
 colours are its matter here too.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.augment import Augment
+from data_modules.options import AugmentOptions, check_crop_fits, checked_crop
 
 Matrix = NDArray[np.float64]
 """(3, 3), an affine map of points (x, y, 1) in pixels; pixel centres have whole coordinates."""
@@ -29,7 +30,7 @@ class FlowAugmented(NamedTuple):
 
 
 @dataclass
-class FlowAugment:
+class FlowAugment(AugmentOptions):
     """Random changes of a pair; with the values given here nothing changes.
 
     Args:
@@ -70,22 +71,8 @@ class FlowAugment:
             raise ValueError(
                 f"data.augment.scale={list(self.scale)}: expected [least, most], both above 0"
             )
-        if self.crop is not None:
-            self.crop = tuple(self.crop)
-            if len(self.crop) != 2 or min(self.crop) < 1:
-                raise ValueError(
-                    f"data.augment.crop={list(self.crop)}: expected [height, width] in pixels"
-                )
+        self.crop = checked_crop(self.crop)
         _ = self._colour  # its numbers are checked there
-
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, Any] | None) -> "FlowAugment":
-        """Build from a config's mapping; ValueError names the choices for an unknown key."""
-        known = [field.name for field in fields(cls)]
-        for name in options or {}:
-            if name not in known:
-                raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
-        return cls(**dict(options or {}))
 
     def __call__(
         self,
@@ -102,11 +89,7 @@ class FlowAugment:
         rng = np.random.default_rng(seed)
         size = (current.shape[0], current.shape[1])
         out = size if self.crop is None else (self.crop[0], self.crop[1])
-        if out[0] > size[0] or out[1] > size[1]:
-            raise ValueError(
-                f"data.augment.crop={list(out)}: expected at most {list(size)}, "
-                "the size of the pictures"
-            )
+        check_crop_fits(out, size)
         to_current = self._place(rng, size, out)
         # The key frame's own small move, in the pixels of the result.
         to_key = to_current @ self._move(rng, out, self.relative)

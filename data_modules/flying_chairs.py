@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -16,7 +15,8 @@ from torch.utils.data import Dataset
 from data_modules.flow_augment import FlowAugment
 from data_modules.flow_files import read_flo, read_ppm
 from data_modules.missing import contents, report_missing
-from data_modules.sampling import EpochSampler, draws, mixed_order, share
+from data_modules.options import check_least
+from data_modules.sampling import draws, mixed_order, share
 from data_modules.synthetic.chairs_writer import (
     SPLIT_FILE,
     TRAIN,
@@ -25,7 +25,7 @@ from data_modules.synthetic.chairs_writer import (
     write_flying_chairs,
 )
 from data_modules.synthetic_flow import FlowPair
-from data_modules.video_data import ClipLoader
+from data_modules.video_data import ClipDataModule, ClipLoader
 
 _FILE = re.compile(r"(\d{5})_(img1\.ppm|img2\.ppm|flow\.flo)")
 _KINDS = ("img1.ppm", "img2.ppm", "flow.flo")
@@ -107,10 +107,8 @@ def _frame(picture: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(planes).float().div_(255)
 
 
-class FlyingChairs(pl.LightningDataModule):
+class FlyingChairs(ClipDataModule):
     """Flying Chairs in its own layout, or the embedded set in the same layout.
-
-    The trainer must run with ``use_distributed_sampler=False``.
 
     Args:
         root: The folder ``FlyingChairs_release``; None: the embedded set, written when needed.
@@ -143,24 +141,14 @@ class FlyingChairs(pl.LightningDataModule):
         synthetic_root: str | Path = "data/synthetic/flying_chairs",
         synthetic: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-            ("val_limit", 1 if val_limit is None else val_limit, 1),
-        ):
-            if value < least:
-                raise ValueError(f"data.{name}={value}: expected {least} or more")
+        super().__init__(batch_size, num_workers, seed)
+        check_least(val_limit=(1 if val_limit is None else val_limit, 1))
         self.embedded = root is None
         self.root = Path(synthetic_root if root is None else root).expanduser()
         self.split_file, self.allow_missing, self.val_limit = split_file, allow_missing, val_limit
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.augment = FlowAugment.from_mapping(augment)
         self.synthetic = chairs_settings(dict(synthetic or {}))
         self.numbers: dict[int, list[int]] = {TRAIN: [], VAL: []}
-        # Pairs are not padded to equal shares, so a rank may have none.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def prepare_data(self) -> None:
         """Write the embedded set, unless it is there or a root was given."""
@@ -192,47 +180,19 @@ class FlyingChairs(pl.LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         """Return every training pair once per epoch, augmented."""
-        rank, ranks = self._ranks
         numbers = self.numbers[TRAIN]
-        order = partial(_order, self.seed, len(numbers))
-        return ClipLoader(
-            ChairPairs(self.root, numbers, self.augment, self.seed),
-            batch_size=share(self.batch_size, ranks),
-            sampler=EpochSampler(order, self.batch_size, rank, ranks),
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            for_gpu=self._for_gpu,
-        )
+        order = partial(mixed_order, self.seed, labelled=len(numbers))
+        return self.clip_loader(ChairPairs(self.root, numbers, self.augment, self.seed), order)
 
     def val_dataloader(self) -> ClipLoader:
         """Return this rank's validation pairs as they are, the last batch perhaps smaller."""
-        rank, ranks = self._ranks
+        rank, ranks = self.ranks
         numbers = self.numbers[VAL]
-        return ClipLoader(
+        return self.loader(
             ChairPairs(self.root, numbers, None, self.seed),
             batch_size=share(self.batch_size, ranks),
             sampler=[(0, index) for index in range(rank, len(numbers), ranks)],
-            num_workers=self.num_workers,
-            for_gpu=self._for_gpu,
         )
-
-    def test_dataloader(self) -> ClipLoader:
-        """Return the loader of validation: the dataset has no test split."""
-        return self.val_dataloader()
-
-    @property
-    def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-    @property
-    def _for_gpu(self) -> bool:
-        trainer = self.trainer
-        return trainer is not None and trainer.strategy.root_device.type == "cuda"
-
-
-def _order(seed: int, pairs: int, epoch: int) -> NDArray[np.int64]:
-    return mixed_order(seed, epoch, pairs)
 
 
 def _complete(folder: Path, split: Path, listed: int, allow_missing: bool) -> list[int]:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data_modules.augment import Augment
 from data_modules.clips import Single
+from data_modules.options import check_least
 from data_modules.resize import Frames, Resize, pad_clips
 from data_modules.sampling import EpochSampler, Order, assign_snippets, share
 from data_modules.video import open_video
@@ -153,8 +154,74 @@ class ClipLoader(DataLoader[Any]):
 _PLAIN = (ValueError, FileNotFoundError)  # not their children, which want other arguments
 
 
-class VideoDataModule(pl.LightningDataModule, ABC):
-    """Loaders for clips (training) and for whole videos as chunks (validation, test, predict).
+class ClipDataModule(pl.LightningDataModule, ABC):
+    """Loaders whose samples are drawn by (epoch, sample id) and shared out over the processes.
+
+    The trainer must run with ``use_distributed_sampler=False``.
+
+    Args:
+        batch_size: Samples per step over all processes together.
+        num_workers: Processes that decode, per loader; 0 decodes in the main process.
+        seed: Of every draw, 0 or more.
+    """
+
+    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+        super().__init__()
+        check_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0), seed=(seed, 0))
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        # Nothing is padded to equal shares, so a rank may have none.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    @abstractmethod
+    def train_dataloader(self) -> ClipLoader:
+        """Return the loader of training samples."""
+
+    @abstractmethod
+    def val_dataloader(self) -> ClipLoader:
+        """Return the loader of what is validated on."""
+
+    def test_dataloader(self) -> ClipLoader:
+        """Return the loader of validation: these datasets publish no test labels."""
+        return self.val_dataloader()
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """This process's rank, and how many there are."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    @property
+    def _for_gpu(self) -> bool:
+        trainer = self.trainer
+        return trainer is not None and trainer.strategy.root_device.type == "cuda"
+
+    def loader(self, dataset: Dataset[Any], **options: Any) -> ClipLoader:
+        """Return a loader with this module's workers, for its trainer's device."""
+        options |= {"num_workers": self.num_workers, "for_gpu": self._for_gpu}
+        return ClipLoader(dataset, **options)
+
+    def clip_loader(
+        self,
+        dataset: Dataset[Any],
+        order: Order,
+        collate: Callable[[Any], Any] | None = None,
+    ) -> ClipLoader:
+        """Return a loader whose dataset takes (epoch, sample id), in the order given."""
+        rank, world_size = self.ranks
+        return self.loader(
+            dataset,
+            batch_size=share(self.batch_size, world_size),
+            sampler=EpochSampler(order, self.batch_size, rank, world_size),
+            drop_last=True,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+class VideoDataModule(ClipDataModule):
+    """Loaders for clips (training) and for whole videos as chunks, B = 1 (all other stages).
 
     Args:
         clip: Chooses a training clip's frames; belongs to the method. None: the frame alone.
@@ -181,63 +248,12 @@ class VideoDataModule(pl.LightningDataModule, ABC):
         augment: Mapping[str, Any] | None = None,
         stream_chunk: int = 8,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-            ("stream_chunk", stream_chunk, 1),
-        ):
-            if value < least:
-                raise ValueError(f"data.{name}={value}: expected {least} or more")
+        super().__init__(batch_size, num_workers, seed)
+        check_least(stream_chunk=(stream_chunk, 1))
         self.clip: ClipSampler = Single() if clip is None else clip
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
         self.resize = Resize(short_side, long_side)
         self.augment = Augment.from_mapping(augment)
         self.stream_chunk = stream_chunk
-        # Whole snippets go to ranks, so a rank may have none.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-
-    @abstractmethod
-    def train_dataloader(self) -> ClipLoader:
-        """Return the loader of training clips."""
-
-    @abstractmethod
-    def val_dataloader(self) -> ClipLoader:
-        """Return the loader of whole snippets in order, as chunks (B = 1)."""
-
-    def test_dataloader(self) -> ClipLoader:
-        """Return the loader of validation: these datasets publish no test labels."""
-        return self.val_dataloader()
-
-    @property
-    def ranks(self) -> tuple[int, int]:
-        """This process's rank, and how many there are."""
-        trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-    @property
-    def _for_gpu(self) -> bool:
-        trainer = self.trainer
-        return trainer is not None and trainer.strategy.root_device.type == "cuda"
-
-    def clip_loader(
-        self, dataset: Dataset[Any], order: Order, collate: Callable[[Any], Any]
-    ) -> ClipLoader:
-        """Return a loader whose dataset takes (epoch, sample id), in the order given."""
-        rank, world_size = self.ranks
-        return ClipLoader(
-            dataset,
-            batch_size=share(self.batch_size, world_size),
-            sampler=EpochSampler(order, self.batch_size, rank, world_size),
-            drop_last=True,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            for_gpu=self._for_gpu,
-        )
 
     def stream_loader(
         self, dataset: Dataset[Any], lengths: Sequence[int], collate: Callable[[Any], Any]
@@ -249,14 +265,7 @@ class VideoDataModule(pl.LightningDataModule, ABC):
             for snippet in assign_snippets(lengths, world_size)[rank]
             for start in range(0, lengths[snippet], self.stream_chunk)
         ]
-        return ClipLoader(
-            dataset,
-            batch_size=1,
-            sampler=keys,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            for_gpu=self._for_gpu,
-        )
+        return self.loader(dataset, batch_size=1, sampler=keys, collate_fn=collate)
 
     def open(self, path: str | Path) -> VideoSource:
         """Open any video file or folder of frames, whatever the dataset's own files are."""

@@ -4,17 +4,17 @@ import os
 import re
 import shutil
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowfeat.written_aside import WrittenAside, aside
+
 _NAME = re.compile(r"\d{6,}\.png")
 
 
-class LabelWriter:
+class LabelWriter(WrittenAside):
     """A context manager that writes ``000000.png``, ``000001.png``, ...: one grey value per label.
 
     The files get their places when the block ends well; those of an earlier run are replaced, and
@@ -29,7 +29,7 @@ class LabelWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+        self._partial = aside(folder)
         self._partial.mkdir(parents=True)
         self._names: list[str] = []
 
@@ -39,20 +39,16 @@ class LabelWriter:
         Image.fromarray(labels).save(self._partial / name)
         self._names.append(name)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Put the files in place, or none of them."""
         try:
-            if kind is None:
-                self._put_in_place()
+            self._put_in_place()
         finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written so far."""
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     def _put_in_place(self) -> None:
         self.folder.mkdir(exist_ok=True)

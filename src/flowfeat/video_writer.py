@@ -3,18 +3,19 @@
 import os
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
 from numpy.typing import NDArray
 
+from flowfeat.written_aside import WrittenAside, aside
+
 _SMPTE170M = 6  # the matrix by which pictures are converted; told, so that players do not guess
 _CRF_CODECS = ("libx264", "libx265")
 
 
-class VideoWriter:
+class VideoWriter(WrittenAside):
     """A context manager that encodes RGB pictures, by default as H.264 in yuv420p.
 
     Encodes into a hidden file beside ``path`` and renames it when the block ends well. After an
@@ -61,7 +62,7 @@ class VideoWriter:
         self.path = Path(path)
         self.size = (int(size[0]), int(size[1]))
         self.frames = 0
-        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}{self.path.suffix}")
+        self._partial = aside(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rate = Fraction(fps).limit_denominator(1001)  # 29.97003 becomes 30000 / 1001
         try:
@@ -72,7 +73,7 @@ class VideoWriter:
             self._stream = self._encoder(codec, rate, crf, gop, threads)
             self._container.start_encoding()  # opens the file, so that it is refused now or never
         except (av.FFmpegError, ValueError) as error:
-            self._discard()
+            self.discard()
             raise _refused(self.path, error) from error
 
     def _encoder(
@@ -114,7 +115,7 @@ class VideoWriter:
     def close(self) -> None:
         """Finish the file and give it its name."""
         if self.frames == 0:
-            self._discard()
+            self.discard()
             raise ValueError(f"{self.path}: no picture was written to this video")
         try:
             self._mux(None)
@@ -122,22 +123,8 @@ class VideoWriter:
             self._stream = None  # frees the encoder's threads, which would not survive a fork
             os.replace(self._partial, self.path)
         except (av.FFmpegError, OSError) as error:
-            self._discard()
+            self.discard()
             raise _refused(self.path, error) from error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._discard()
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         try:
@@ -145,8 +132,8 @@ class VideoWriter:
         except av.FFmpegError as error:
             raise _refused(self.path, error) from error
 
-    def _discard(self) -> None:
-        """Remove the unfinished file, whatever state it is in."""
+    def discard(self) -> None:
+        """Remove the unfinished file."""
         try:
             self._container.close()
         except (av.FFmpegError, OSError):  # a full disk fails here again; the file goes anyway

@@ -1,0 +1,50 @@
+"""Options of a data module that come out of a config, checked where they arrive."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, Self
+
+
+def check_least(**limits: tuple[int, int]) -> None:
+    """Refuse numbers below their least values.
+
+    Args:
+        limits: Value and least value, by key of `data`.
+
+    Raises:
+        ValueError: One is below.
+    """
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise ValueError(f"data.{name}={value}: expected {least} or more")
+
+
+class AugmentOptions:
+    """What the dataclasses that `data.augment` becomes share."""
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, Any] | None) -> Self:
+        """Build from a config's mapping; ValueError names the choices for an unknown key."""
+        known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # of dataclasses
+        for name in options or {}:
+            if name not in known:
+                raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
+        return cls(**dict(options or {}))
+
+
+def checked_crop(crop: Sequence[int] | None) -> tuple[int, int] | None:
+    """Return a crop's height and width in pixels; ValueError where it is none."""
+    if crop is None:
+        return None
+    if len(crop) != 2 or min(crop) < 1:
+        raise ValueError(f"data.augment.crop={list(crop)}: expected [height, width] in pixels")
+    return crop[0], crop[1]
+
+
+def check_crop_fits(crop: Sequence[int], size: tuple[int, int]) -> None:
+    """Refuse a crop (ValueError) that is larger than pictures of ``size``, height and width."""
+    if crop[0] > size[0] or crop[1] > size[1]:
+        raise ValueError(
+            f"data.augment.crop={list(crop)}: expected at most {list(size)}, "
+            "the size of the pictures"
+        )
