@@ -261,7 +261,7 @@ def test_a_run_takes_it_in_place_of_cityscapes(root, monkeypatch, tmp_path):
     words = [
         *("task=cityscapes", "method=dff", "data=video_masks", "data.num_workers=0"),
         *("data.train_frames=[0,6]", "data.test_frames=[6,12]", "data.batch_size=2"),
-        *("data.short_side=32", "data.long_side=64", "data.augment={}", "warmup=none"),
+        *("data.short_side=32", "data.long_side=64", "data.augment.crop=[32,32]", "warmup=none"),
         *("features.model=test_resnet", "flow=flownet_half", "flow.width=0.0625"),
         *("evaluation.intervals=[1]", "logger=none", "callbacks=quiet", "callbacks.speed=null"),
         *("trainer.accelerator=cpu", "trainer.max_steps=1", "trainer.val_check_interval=1"),
