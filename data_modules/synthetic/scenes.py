@@ -42,6 +42,8 @@ class SceneSettings:
     liveliness: float = 1.0  # 0..1, how much things turn and swell beside their motion
     motions: tuple[str, ...] = VID_MOTIONS  # drawn from with equal weight
     length: int = 40  # frames over which `grow` and `shrink` keep their direction
+    pace: float = 0.0  # 0..1: how far the speed of everything swings around its mean
+    pace_period: float = 24.0  # frames from one rest to the next
     detail: float = 0.25  # 0..1, strength of the finest texture
     noise: float = 4.0  # standard deviation of the sensor's noise, in 0..255
     brightness: float = 0.12  # 0..1, how far the exposure swings
@@ -60,6 +62,9 @@ class SceneSettings:
                 "scene classes >= 1 and objects <= 254 expected, "
                 f"found {self.classes} and {self.objects[1]}"
             )
+        if not (0 <= self.pace <= 1 and self.pace_period > 0):
+            found = f"found {self.pace} and {self.pace_period}"
+            raise ValueError(f"scene pace in 0..1 and pace_period > 0 expected, {found}")
         if not 1 <= self.regions <= len(REGIONS):
             raise ValueError(f"scene regions: expected 1 .. {len(REGIONS)}, found {self.regions}")
         unknown = [name for name in self.motions if name not in MOTIONS]
@@ -129,6 +134,7 @@ class Scene:
         size = background_size(self._camera, settings.size)
         drawn = landscape(rng, size, unit, settings.detail, settings.regions)
         self._background, self._regions = drawn
+        self._phase = np.random.default_rng((*self.seed, 3)).uniform(0, 2 * np.pi)  # of the pace
         self._exposure = (rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3))
         travel = rng.uniform(*settings.travel)
         count = int(rng.integers(settings.objects[0], settings.objects[1], endpoint=True))
@@ -151,9 +157,16 @@ class Scene:
         area = float((texture[..., 3] >= 0.5).sum())
         return _Thing(texture, area, path, kind, MOTIONS.index(motion))
 
+    def _clock(self, t: float) -> float:
+        """Return how far everything has come along its path at frame ``t``: its own time."""
+        rate = 2 * np.pi / self.settings.pace_period
+        swing = np.sin(self._phase + rate * t) - np.sin(self._phase)
+        return float(t + self.settings.pace / rate * swing)
+
     def _pose(self, layer: int, t: float) -> Matrix:
         """Return the 3x3 affine map from the texture's pixels of a layer (0: background) to t."""
         path = self._things[layer - 1].path if layer else self._camera
+        t = self._clock(t)
         texture = self._things[layer - 1].texture if layer else self._background
         pose = np.eye(3)
         pose[:2] = path.pose(t)
@@ -209,10 +222,10 @@ class Scene:
                 continue
             numbers.append(number)
             boxes.append((box[0], box[1], box[0] + box[2], box[1] + box[3]))
-            whole = item.area * abs(np.linalg.det(item.path.pose(t)[:, :2]))
+            whole = item.area * abs(np.linalg.det(item.path.pose(self._clock(t))[:, :2]))
             visible.append(min(1.0, mask.sum() / whole))
         things = [self._things[number - 1] for number in numbers]
-        laps = [item.path.lap(t) for item in things]
+        laps = [item.path.lap(self._clock(t)) for item in things]
         return Picture(
             image=pixels,
             instances=instances.copy(),
@@ -247,7 +260,7 @@ class Scene:
             mask = here == number
             if mask.any():
                 flow[mask] = self._grid[mask] @ self._between(number, i, k)
-                if item.path.lap(i) != item.path.lap(k):
+                if item.path.lap(self._clock(i)) != item.path.lap(self._clock(k)):
                     seen[mask] = False
         return flow, seen & self._visible(flow, here, there)
 

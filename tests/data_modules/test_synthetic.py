@@ -230,3 +230,18 @@ def test_copying_a_key_frame_for_nine_frames_hurts() -> None:
 def test_bad_settings_are_named(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SceneSettings(**change)  # type: ignore[arg-type]
+
+
+def test_pace_changes_the_speed_and_not_the_way() -> None:
+    kind = {"motions": ("right",), "objects": (1, 1), "liveliness": 0.0, "pan": (0.0, 0.0)}
+    steady = Scene(4, SceneSettings(**kind))
+    changing = Scene(4, SceneSettings(**kind, pace=1.0, pace_period=24.0))
+
+    def moved(scene: Scene, i: int, k: int) -> float:
+        return float(scene._between(1, i, k)[2, 0])
+
+    speed = moved(steady, 0, 1)
+    steps = [moved(changing, t, t + 1) for t in range(24)]
+    assert np.isclose(sum(steps), 24 * speed, rtol=1e-4)  # one period brings everything as far
+    assert min(steps) < 0.02 * speed
+    assert max(steps) > 1.95 * speed
