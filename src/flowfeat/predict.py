@@ -129,7 +129,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     video = Video(path, build_data(stored.config), fabric.device)
     finals = _finals(stored, arguments, video)
     if wants_maps and not isinstance(task, LabelMapping):
-        raise cli.UsageError(f"label_maps=true: task {stored.config.task} predicts boxes, no maps")
+        raise cli.UsageError(f"label_maps=true: task {stored.config.task} predicts no label maps")
     maps = finals[0].with_name(f"{video.name}_labels") if wants_maps else None
     clock = ModelClock(fabric.device)
     with torch.inference_mode(), fabric.autocast():
