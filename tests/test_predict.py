@@ -292,7 +292,7 @@ def test_label_maps_of_boxes_are_refused(monkeypatch, capsys, ckpt, clip):
     assert "label_maps=maybe: expected true or false" in refusal(
         monkeypatch, capsys, 2, ckpt, clip, "label_maps=maybe"
     )
-    assert "label_maps=true: task vid predicts boxes, no maps" in refusal(
+    assert "label_maps=true: task vid predicts no label maps" in refusal(
         monkeypatch, capsys, 2, ckpt, clip, "label_maps=true"
     )
 
