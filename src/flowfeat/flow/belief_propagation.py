@@ -27,9 +27,12 @@ def minimise(
     The energy is the sum over pixels of ``data`` and ``small * (|u| + |v|)``, and over pairs of
     neighbours of ``min(slope * |u - u'|, limit)`` and the same for v.
 
-    All messages of a layer pair are sent at once (the paper sends them in sequence, row by row,
-    which is slow where all pixels can be computed together). On a tree of pixels whose data are a
-    sum of a function of u and one of v the result is exact once the messages have crossed it.
+    The paper sends messages in sequence, row by row; here they go to all pixels of one colour of a
+    checkerboard, then to the others, because that can be computed together. (u has the colours the
+    other way round than v: whoever sends has just listened. Sent to all at once, messages end at
+    higher energies.) Where the data are a sum of a function of u and one of v, the result on a
+    tree of pixels is exact once the messages have crossed it; on other grids it need not be, and
+    contradictory data can keep it from settling.
 
     Args:
         data: (L, L, B, h, w), what a match costs; by the label of v, then of u. Label ``j`` of a
@@ -38,7 +41,7 @@ def minimise(
         small: Weight of the displacement itself (eta; gamma in the public demonstration).
         slope: Of the smoothness (alpha).
         limit: Of the smoothness (d), so that borders of motion are affordable.
-        iterations: Rounds of messages.
+        iterations: Rounds of messages, each to one colour.
 
     Returns:
         (2, B, h, w) i64, the displacements.
@@ -48,16 +51,18 @@ def minimise(
     prior = small * (centre + offsets[:, None, None, None, None]).abs().to(data.dtype)
     places, excess = _label_changes(centre, labels, slope)
     messages = data.new_zeros(labels, 4, *centre.shape)
-    for _ in range(iterations):
+    arriving = torch.zeros_like(messages)
+    colours = _checkerboard(centre)
+    for turn in range(iterations):
         beliefs = prior + messages.sum(1)
         beliefs = beliefs + _across(data, beliefs)
         sent = beliefs[:, None] - messages.flip(1)  # without what that neighbour said itself
         sent -= sent.amin(0, keepdim=True)
         spread(sent, slope)
-        _deliver(sent, messages)
-        if places is not None and excess is not None:
-            messages = messages.gather(0, places).add_(excess)
-        messages.clamp_(max=limit)  # the least of what was sent is 0
+        _deliver(sent, arriving)
+        heard = arriving if places is None else arriving.gather(0, places).add_(excess)
+        # The least of what was sent is 0, so that no label costs more than the limit.
+        messages = torch.where(colours[turn % 2], heard.clamp(max=limit), messages)
     beliefs = prior + messages.sum(1)
     joint = data + beliefs[None, :, 0] + beliefs[:, None, 1]
     best = joint.flatten(0, 1).argmin(0)
@@ -95,20 +100,26 @@ def _deliver(sent: Tensor, messages: Tensor) -> None:
     messages[:, DOWN, ..., :-1, :] = sent[:, DOWN, ..., 1:, :]
 
 
-def _label_changes(
-    centre: Field, labels: int, slope: float
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
+def _checkerboard(centre: Field) -> tuple[Tensor, Tensor]:
+    """Colour the pixels of both layers: (2, 1, h, w) bool, and its opposite."""
+    height, width = centre.shape[-2:]
+    rows, columns, layers = (torch.arange(n, device=centre.device) for n in (height, width, 2))
+    black = (rows[:, None] + columns + layers[:, None, None, None]) % 2 == 0
+    return black, ~black
+
+
+def _label_changes(centre: Field, labels: int, slope: float) -> tuple[Tensor | None, Tensor]:
     """Say where a pixel's labels lie among its neighbours', whose windows have other middles.
 
     Returns:
-        The nearest label of the neighbour, (L, 4, 2, B, h, w) i64, and the cost of the rest of the
-        way; None where all windows agree.
+        The nearest label of the neighbour, (L, 4, 2, B, h, w) i64, or None if all windows agree;
+        and what the rest of the way costs.
     """
     theirs = centre[None].repeat(4, 1, 1, 1, 1)
     _deliver(centre.expand(1, 4, *centre.shape), theirs[None])
     change = centre - theirs
     if not bool(change.any()):
-        return None, None
+        return None, torch.zeros((), device=centre.device)
     wanted = change + torch.arange(labels, device=centre.device)[:, None, None, None, None, None]
     places = wanted.clamp(0, labels - 1)
     return places, (wanted - places).abs() * slope
