@@ -1,4 +1,4 @@
-"""Keep best.ckpt and last.ckpt: the newest state survives Ctrl-C, errors and a full disk."""
+"""Keep best.ckpt and last.ckpt: the newest state survives signals, errors and a full disk."""
 
 import errno
 import logging
@@ -6,6 +6,8 @@ import math
 import os
 import shlex
 import shutil
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +20,35 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(Checkpoint):
-    """Write `last.ckpt` at every validation, at the end and when the training is interrupted.
+    """Write `last.ckpt` every few steps, around validations, at the end and when interrupted.
 
     `best.ckpt` is the checkpoint with the best ``pl_module.monitor`` (by ``monitor_mode``) at a
     validation; modules without ``monitor`` have none. Both lie in ``trainer.default_root_dir``. A
     checkpoint replaces the one before only when it is complete.
+
+    SIGTERM ends the training after the step at hand, on all ranks together, with status 143; a
+    second one ends the process at once. One rank alone does not wait for the end of a validation.
+
+    Args:
+        every_n_steps: Optimiser steps between two states that a killed process leaves behind.
 
     Raises (while saving):
         OSError: It could not be written (full disk, read-only folder); the one before is intact.
         ValueError: The validation did not log the metric that is monitored.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every_n_steps: int = 100) -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"callbacks.checkpoints.every_n_steps={every_n_steps}: expected at least 1"
+            )
+        self.every_n_steps = every_n_steps
         self.best_score: float | None = None
         self.best_model_path = ""  # where trainer.test(ckpt_path="best") looks
         self._first_step = 0
         self._saved_step = -1
         self._failed = False
+        self._terminated = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_model_path": self.best_model_path}
@@ -46,6 +60,53 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember where this training begins, 0 unless it is resumed."""
         self._first_step = trainer.global_step
+        self._watch()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._watch()
+
+    def _watch(self) -> None:
+        """Take SIGTERM from the trainer, which gives it back when it ends.
+
+        Its own handler lets ranks talk inside the handler, in the middle of other collectives.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+
+    def _on_sigterm(self, number: int, frame: object) -> None:
+        if self._terminated:
+            raise SystemExit(_TERMINATED)
+        self._terminated = True
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save the state if it is due, and leave if that was asked for."""
+        step = trainer.global_step
+        # Between two steps, gradients may be waiting that no checkpoint holds.
+        if step % self.every_n_steps == 0 and step > max(self._first_step, self._saved_step):
+            self._save(trainer)
+        # A signal reaches ranks at different steps, if it reaches all of them.
+        if trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
+            raise SystemExit(_TERMINATED)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        """Leave if that was asked for; ranks have different numbers of batches here."""
+        if self._terminated and trainer.world_size == 1:
+            raise SystemExit(_TERMINATED)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the state: a validation is long, and cannot be resumed in its middle."""
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and trainer.global_step > max(self._first_step, self._saved_step):
+            self._save(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the state, also as the best one if it is."""
@@ -69,7 +130,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Save the state of an interrupted training, and say how to go on."""
         fitting = trainer.state.fn == TrainerFn.FITTING
-        interrupted = isinstance(exception, KeyboardInterrupt)
+        interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         # Ranks save together; a rank that fails alone would wait for the others for ever.
         together = interrupted or trainer.world_size == 1
         new = trainer.global_step > max(self._first_step, self._saved_step)
@@ -111,6 +172,9 @@ class Checkpoints(Checkpoint):
         self._saved_step = trainer.global_step
 
 
+_TERMINATED = 128 + signal.SIGTERM
+
+
 def _monitored(trainer: pl.Trainer, pl_module: pl.LightningModule) -> float | None:
     monitor = getattr(pl_module, "monitor", None)
     if monitor is None:
@@ -134,7 +198,7 @@ def _duplicate(source: Path, target: Path) -> None:
 
 
 def _farewell(path: Path, fitting: bool) -> str:
-    """Say in one line how to go on after Ctrl-C."""
+    """Say in one line how to go on after Ctrl-C or SIGTERM."""
     if not path.is_file():
         return "interrupted before the first checkpoint"
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

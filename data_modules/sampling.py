@@ -118,9 +118,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
 def assign_snippets(lengths: Sequence[int], world_size: int) -> list[list[int]]:
     """Give every snippet whole to the rank that has the fewest frames so far (ties: lowest rank).
 
-    Returns one ascending list of snippet numbers per rank; with more ranks than snippets some are
-    empty.
+    Returns one ascending list of snippet numbers per rank.
+
+    Raises:
+        ValueError: More ranks than snippets. A rank without any would skip the evaluation, and the
+            others would wait for its part of the metrics for ever.
     """
+    if world_size > max(len(lengths), 1):
+        raise ValueError(
+            f"trainer.devices: more ranks than snippets, expected at most {len(lengths)} "
+            f"processes for the {len(lengths)} snippets of this evaluation, found {world_size}"
+        )
     ranks: list[list[int]] = [[] for _ in range(world_size)]
     frames = [0] * world_size
     for snippet, length in enumerate(lengths):

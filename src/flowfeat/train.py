@@ -1,6 +1,7 @@
 """`flowfeat-train`: warm up, train, evaluate, report; everything in one run folder."""
 
 import logging
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from flowfeat import cli
 from flowfeat.build import build_data, build_task
-from flowfeat.checkpoint import Provenance, read_checkpoint, write_checkpoint
+from flowfeat.checkpoint import Provenance, write_checkpoint
 from flowfeat.evaluation import evaluate
 from flowfeat.first_stage import first_stage_figures, with_first_stage
 from flowfeat.optimization import thawed
+from flowfeat.processes import is_first, require_common_folder
 from flowfeat.report import peak_memory_gb, print_table, write_results
+from flowfeat.resume import check_resumed, find_last
 from flowfeat.start_from import start_files, start_parts, untrained
 from flowfeat.tasks.task import Task
 from flowfeat.trust import build
@@ -34,12 +38,13 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     """
     pl.seed_everything(config.seed, workers=True, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "config.yaml")
+    if is_first():
+        OmegaConf.save(config, folder / "config.yaml")
     log.info(f"run folder: {folder}")
     data = build_data(config)
     task = build_task(config, data.classes)
     if config.resume is not None:
-        read_checkpoint(config.resume, tuple(config.trust))  # one line when it is not one of ours
+        check_resumed(config)
     else:
         start_parts(task, config)
     # Here, so that bad settings do not wait for the data, nor bad data for the warm-up.
@@ -166,7 +171,16 @@ def close(loggers: list[Logger]) -> None:
 
 def run(config: DictConfig, folder: Path) -> None:
     """Train, in two stages where the method has them; on several ranks, leave together."""
-    train(with_first_stage(config, folder, train), folder)
+    require_common_folder()
+    if not is_first():  # its lines would be those of the first one, again
+        logging.getLogger().setLevel(logging.WARNING)
+    if config.resume is not None:
+        config.resume = str(find_last(config.resume))
+    try:
+        train(with_first_stage(config, folder, train), folder)
+    except SIGTERMException:  # in the warm-up, of which nothing is kept
+        log.warning("terminated before the first checkpoint")
+        raise SystemExit(128 + signal.SIGTERM) from None
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 

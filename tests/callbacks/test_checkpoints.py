@@ -182,7 +182,7 @@ def test_a_failing_disk_gives_one_line_and_keeps_the_last_checkpoint(
     monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
     with pytest.raises(OSError, match=r"last\.ckpt") as failed:
         fit(tmp_path, Tiny())
-    assert calls == [4, 8]  # and not once more while leaving
+    assert calls == [4, 4, 8]  # before and after a validation, and not once more while leaving
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt"]
     assert load(tmp_path / "last.ckpt")["global_step"] == 4
     line = one_line(failed.value)

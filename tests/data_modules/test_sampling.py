@@ -81,7 +81,8 @@ def test_few_stills_come_more_than_once():
 def test_snippets_go_whole_to_the_emptiest_rank():
     # Frames so far: 5/0, 5/3, 5/5 -> the tie goes to rank 0, 9/5, 9/6, 9/12.
     assert assign_snippets([5, 3, 2, 4, 1, 6], 2) == [[0, 3], [1, 2, 4, 5]]
-    assert assign_snippets([7, 7], 3) == [[0], [1], []]
+    with pytest.raises(ValueError, match=r"at most 2 processes for the 2 snippets.* found 3"):
+        assign_snippets([7, 7], 3)
 
 
 def test_bad_batch_sizes_are_refused():

@@ -90,6 +90,11 @@ class VideoTask(Task):
         """Begin a pass over videos."""
         return Stream(self.temporal, self.head)
 
+    def on_fit_start(self) -> None:
+        """Refuse more ranks than snippets now, and not after hours, when they are first scored."""
+        if self.trainer.world_size > 1 and self.trainer.datamodule is not None:
+            self.trainer.datamodule.val_dataloader()
+
     def on_validation_epoch_start(self) -> None:
         self._stream = self.stream()
         self.reset_metrics()

@@ -1,0 +1,157 @@
+"""A run that was killed or terminated goes on to the very weights of the uninterrupted one."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from flowfeat import train
+from flowfeat.resume import differences, find_last
+from flowfeat.tasks.video_task import VideoTask
+
+STEPS = 8
+TINY = (
+    "method=dff",
+    "trainer=cpu",
+    "features.model=test_resnet",
+    "head.anchor_sizes=[16,32]",
+    "flow=flownet_half",
+    "flow.width=0.0625",
+    "warmup=none",
+    "data.short_side=48",
+    "data.long_side=64",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "++data.synthetic={train_snippets: 1, val_snippets: 1, frames: 10, stills: 1, "
+    "scene: {size: [48, 64]}}",
+    "logger=none",
+    "callbacks=quiet",
+    "callbacks.speed=null",
+    "callbacks.pictures=null",
+    "callbacks.checkpoints.every_n_steps=2",
+    f"trainer.max_steps={STEPS}",
+    "trainer.val_check_interval=4",
+    "evaluation.intervals=[]",
+    "evaluation.copy=false",
+    "evaluation.pairs_every=0",
+)
+
+
+def words(root: Path, name: str, *more: str) -> list[str]:
+    return [
+        "flowfeat-train",
+        *TINY,
+        f"data.synthetic_root={root / 'data'}",
+        f"hydra.run.dir={root / name}",
+        f"run_root={root}",
+        *more,
+    ]
+
+
+def interrupted(root: Path, name: str, number: signal.Signals, step: int) -> int | None:
+    """Train in a process that gets the signal inside its n-th step; return its exit status."""
+
+    def work() -> None:
+        os.setsid()
+        sys.stdout = sys.stderr = (root / f"{name}.txt").open("w", buffering=1)
+        cv2.setNumThreads(0)
+        sys.argv = words(root, name)
+        done, calls = VideoTask.training_step, [0]
+
+        def training_step(self, batch, index):
+            calls[0] += 1
+            if calls[0] == step:
+                os.kill(os.getpid(), number)
+            return done(self, batch, index)
+
+        VideoTask.training_step = training_step
+        train.main()
+
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    process.join(200)
+    return process.exitcode
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(folder / "last.ckpt", weights_only=True)
+    assert content["global_step"] == STEPS
+    return content["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Folders of an uninterrupted run and of two that were not so lucky."""
+    root = tmp_path_factory.mktemp("resume")
+    # Before this process trains: a fork should not inherit more threads than it must.
+    (root / "codes.txt").write_text(
+        f"{interrupted(root, 'killed', signal.SIGKILL, 4)} "
+        f"{interrupted(root, 'terminated', signal.SIGTERM, 3)}"
+    )
+    before, sys.argv = sys.argv, words(root, "whole")
+    try:
+        train.main()
+    finally:
+        sys.argv = before
+    return root
+
+
+def test_signals_leave_what_they_should(root):
+    killed, terminated = map(int, (root / "codes.txt").read_text().split())
+    assert (killed, terminated) == (-signal.SIGKILL, 128 + signal.SIGTERM)
+    steps = {
+        name: torch.load(root / name / "last.ckpt", weights_only=True)["global_step"]
+        for name in ("killed", "terminated")
+    }
+    # Killed in the fourth step: the state after two is there. Terminated in the third: after it.
+    assert steps == {"killed": 2, "terminated": 3}
+    lines = (root / "terminated.txt").read_text().splitlines()
+    assert lines[-1].startswith("interrupted; ")
+    assert "resume=" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["killed", "terminated"])
+def test_the_resumed_run_ends_with_the_same_weights(monkeypatch, root, name):
+    monkeypatch.setattr(sys, "argv", words(root, f"{name}_on", f"resume={root / name}"))
+    train.main()
+    expected, found = weights(root / "whole"), weights(root / f"{name}_on")
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    start = torch.load(root / name / "last.ckpt", weights_only=True)["state_dict"]
+    assert any(not torch.equal(start[key], value) for key, value in expected.items())
+
+
+def test_a_changed_config_is_refused_with_its_differences(monkeypatch, root, capsys):
+    changed = ("data.batch_size=4", "seed=3", "trainer.max_steps=9", "data.num_workers=1")
+    monkeypatch.setattr(sys, "argv", words(root, "no", f"resume={root / 'whole'}", *changed))
+    with pytest.raises(SystemExit) as left:
+        train.main()
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "data.batch_size=4 (was 2), seed=3 (was 0) (resume=" in line
+
+
+def test_a_run_folder_without_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(FileNotFoundError, match=r"expected a last.ckpt in it, found config.yaml"):
+        find_last(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint or run folder"):
+        find_last(tmp_path / "nothing")
+    (tmp_path / "last.ckpt").touch()
+    assert find_last(tmp_path) == find_last(tmp_path / "last.ckpt") == tmp_path / "last.ckpt"
+
+
+def test_data_may_move_but_not_come_or_go():
+    def config(root):
+        return OmegaConf.create({"data": {"root": root}, "trainer": {"gradient_clip_val": 1}})
+
+    assert differences(config("/a"), config("/b")) == []
+    assert differences(config(None), config("/b")) == ["data.root=/b (was null)"]
+    other = OmegaConf.merge(config("/a"), {"trainer": {"gradient_clip_val": 2, "devices": 8}})
+    assert differences(config("/a"), other) == ["trainer.gradient_clip_val=2 (was 1)"]
