@@ -5,7 +5,9 @@ TASK ?= vid
 METHOD ?= dff
 ARGS ?=
 DATA_ROOT ?=
+RESUME ?=
 TABLE ?=
+SWEEP ?= interval
 SEEDS ?= 1
 JOBS ?= 1
 PYTHON ?= python3
@@ -17,7 +19,7 @@ CHOICE := task=$(TASK) method=$(METHOD)
 DATA := $(if $(DATA_ROOT),"data.root='$(DATA_ROOT)'")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark-data test test-slow lint format clean
+.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark-data methods sweep test test-slow lint format clean
 
 help: ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +39,8 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP) ## make the environment and install (the other targets do it when needed)
 
-train: $(STAMP) ## train, evaluate and report: TASK= METHOD= [DATA_ROOT=] [ARGS=]
-	@$(BIN)/flowfeat-train $(CHOICE) $(DATA) $(ARGS)
+train: $(STAMP) ## train, evaluate and report: TASK= METHOD= [DATA_ROOT=] [RESUME=<run>] [ARGS=]
+	@$(BIN)/flowfeat-train $(CHOICE) $(DATA) $(if $(RESUME),"resume='$(RESUME)'") $(ARGS)
 
 evaluate: $(STAMP) ## evaluate a checkpoint: CKPT= [DATA_ROOT=] [ARGS=]
 	@test -n '$(CKPT)' || { echo 'flowfeat: error: CKPT= is missing: make evaluate CKPT=runs/.../last.ckpt' >&2; exit 2; }
@@ -66,6 +68,12 @@ degrade: $(STAMP) ## make compressed frames for TASK=vimeo90k once: DATA_ROOT= [
 
 benchmark-data: $(STAMP) ## clips per second of decord, PyAV and OpenCV: [DATA_ROOT=] [ARGS=]
 	@$(BIN)/flowfeat-benchmark-data task=ucf101 method=per_frame $(DATA) $(ARGS)
+
+methods: $(STAMP) ## which methods run on which task, and why others cannot
+	@$(BIN)/flowfeat-methods
+
+sweep: $(STAMP) ## sweep a grid, on W&B's server or here: TASK= METHOD= [SWEEP=interval] [ARGS=]
+	@$(BIN)/flowfeat-sweep $(CHOICE) sweep=$(SWEEP) $(ARGS)
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
