@@ -1,5 +1,6 @@
 """What is trained, evaluated and stored as a whole, with a temporal module or without one."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -55,6 +56,22 @@ class Task(pl.LightningModule, ABC):
         return list(self.metrics.values())  # type: ignore[arg-type]  # ModuleDict of Metrics
 
     def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
-        optimizer, scheduler = self.optimization.configure(self.parts(), total)
+        optimizer, scheduler = self.optimization.configure(self.parts(), self._total_steps())
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+
+    def _total_steps(self) -> int:
+        """Count the optimiser steps of the whole training.
+
+        As ``trainer.estimated_stepping_batches``, which makes the trainer's loader too early: the
+        trainer then forgets to tell it what a resumed run has seen of its epoch.
+        """
+        trainer = self.trainer
+        most = trainer.max_steps if trainer.max_steps >= 0 else math.inf
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if trainer.datamodule is None or math.isinf(epochs):
+            return int(trainer.estimated_stepping_batches if math.isinf(most) else most)
+        batches = len(trainer.datamodule.train_dataloader())
+        limit = trainer.limit_train_batches
+        limit = limit if isinstance(limit, int) else int(limit * batches)
+        batches = min(batches, limit)
+        return int(min(most, epochs * math.ceil(batches / trainer.accumulate_grad_batches)))
