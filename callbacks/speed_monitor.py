@@ -20,6 +20,8 @@ class SpeedMonitor(pl.Callback):
     post-processing:
 
     * ``fps``: frames per second of the method;
+    * ``ms_frame_p50``, ``ms_frame_p95``, ``ms_frame_max``: latency of single frames, which key
+      frames make uneven;
     * ``ms_N_feat``, ``ms_F``, ``ms_W``, ``ms_N_task``, ``ms_post``, ``gflops_...``: one call of a
       part, median time and operations (2 per multiply-add), as far as the method has it;
     * with key frames: ``speedup`` over the same method at l = 1 on the same frames, in turns, and
@@ -88,6 +90,8 @@ class SpeedMonitor(pl.Callback):
         flops = part_flops(*stream)
         seconds = part_seconds(*stream, seconds=0.25 * self.seconds)
         figures = {"fps": speed.fps}
+        shares = {"p50": 0.5, "p95": 0.95, "max": 1.0}
+        figures |= {f"ms_frame_{name}": 1e3 * speed.latency(s) for name, s in shares.items()}
         if task.temporal.key_frames is not None:
             interval = task.temporal.key_frames.interval
             figures["speedup"] = speed.speedup

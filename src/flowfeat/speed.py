@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -159,6 +160,12 @@ class StreamSpeed:
 
     seconds_per_frame: float
     per_frame_seconds: float
+    latencies: tuple[float, ...] = ()
+    """Seconds from a frame's arrival until the method is done with it, of every frame timed."""
+
+    def latency(self, share: float) -> float:
+        """Return the seconds within which that share (0..1) of the frames was done."""
+        return float(np.quantile(self.latencies, share))
 
     @property
     def fps(self) -> float:
@@ -199,15 +206,19 @@ def measure_stream(
     clip = _whole_intervals(temporal, head, frames, sizes, seconds / turns)
     own: list[float] = []
     per_frame: list[float] = []
+    latencies: list[float] = []
     begin = time.perf_counter()
     for done in range(1, turns + 1):
         spent = _side_by_side(temporal, head, clip, sizes, (interval, 1)[: min(interval, 2)])
-        own.append(spent[0])
-        per_frame.append(spent[-1])
+        own.append(sum(spent[0]))
+        per_frame.append(sum(spent[-1]))
+        latencies += spent[0][: clip.shape[1]]
         if (time.perf_counter() - begin) * (done + 1) / done > seconds:
             break
     count = clip.shape[1]
-    return StreamSpeed(statistics.median(own) / count, statistics.median(per_frame) / count)
+    return StreamSpeed(
+        statistics.median(own) / count, statistics.median(per_frame) / count, tuple(latencies)
+    )
 
 
 def _side_by_side(
@@ -216,20 +227,23 @@ def _side_by_side(
     frames: Tensor,
     sizes: Tensor,
     intervals: tuple[int, ...],
-) -> list[float]:
-    """Stream a clip once per interval, frame by frame in turn; return the seconds of each."""
+) -> list[list[float]]:
+    """Stream a clip once per interval, frame by frame in turn.
+
+    Returns:
+        For each interval the seconds of every frame, and behind them those of what was delayed.
+    """
     streams: list[Stream[None]] = [Stream(temporal, head) for _ in intervals]
-    spent = [0.0 for _ in intervals]
+    spent: list[list[float]] = [[] for _ in intervals]
     starts = torch.ones(len(frames), dtype=torch.bool)
     with torch.inference_mode():
         for _, step, first in steps_of(frames, starts):
             for index, (stream, interval) in enumerate(zip(streams, intervals, strict=True)):
                 with _at(temporal, interval):
-                    spent[index] += _seconds(
-                        partial(stream.push, step, first, sizes, None), frames.device
-                    )
+                    push = partial(stream.push, step, first, sizes, None)
+                    spent[index].append(_seconds(push, frames.device))
         for index, stream in enumerate(streams):
-            spent[index] += _seconds(stream.finish, frames.device)
+            spent[index].append(_seconds(stream.finish, frames.device))
     return spent
 
 
@@ -245,7 +259,7 @@ def _whole_intervals(
     run_stream(temporal, head, opening, sizes)  # also F and W
     (spent,) = _side_by_side(temporal, head, opening, sizes, (1,))
     interval = 1 if temporal.key_frames is None else temporal.key_frames.interval
-    affordable = int(seconds / (2 * spent) * opening.shape[1])
+    affordable = int(seconds / (2 * sum(spent)) * opening.shape[1])
     count = min(frames.shape[1], affordable) // interval * interval
     count = max(count, interval, opening.shape[1] // interval * interval)
     if count > frames.shape[1]:

@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from flowfeat.batches import DetectionBatch
 from flowfeat.drawing import draw_detections, draw_truth, picture_of
 from flowfeat.heads.rfcn import DetectionLabels
-from flowfeat.interfaces import Detections, TaskHead, TemporalModule
+from flowfeat.interfaces import Detections
+from flowfeat.metrics.box_jitter import BoxJitter
 from flowfeat.metrics.detection_ap import VIDAveragePrecision
-from flowfeat.optimization import Optimization
+from flowfeat.metrics.detection_delay import DetectionDelay
+from flowfeat.metrics.motion_ap import MotionAveragePrecision
+from flowfeat.metrics.snippet import Collector, Snippet, TrackedFrame, tracked_frame
 from flowfeat.results import results_of
+from flowfeat.streaming import Result
 from flowfeat.tasks.preview import Preview
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.video_task import Step, VideoTask
 
 
 class FrameTruth(NamedTuple):
@@ -21,6 +25,7 @@ class FrameTruth(NamedTuple):
 
     boxes: Tensor  # (N, 4)
     labels: Tensor  # (N,)
+    tracks: Tensor  # (N,), -1 where unknown
     scale: Tensor  # (4,), network pixels per original pixel: sx, sy, sx, sy
 
 
@@ -28,25 +33,34 @@ class DetectionTask(VideoTask):
     """Trains any temporal module with a detection head.
 
     Reports ``mAP`` (ImageNet VID protocol, with its looser threshold for small boxes) and ``AP50``
-    (IoU 0.5 for all), both over all frames and in pixels of the original pictures.
+    (IoU 0.5 for all), both over all frames and in pixels of the original pictures. Of whole videos
+    it reports, where track ids are known, ``mAP_slow``, ``mAP_medium`` and ``mAP_fast``, the delay
+    of first detections and the jitter of boxes; ``metrics`` defines them.
     """
 
     monitor = "mAP"
 
-    def __init__(
-        self,
-        temporal: TemporalModule,
-        head: TaskHead,
-        classes: tuple[str, ...],
-        optimization: Optimization,
-    ) -> None:
-        super().__init__(temporal, head, classes, optimization)
-        self.metrics = nn.ModuleDict(
+    def make_metrics(self) -> nn.ModuleDict:
+        classes = len(self.classes)
+        return nn.ModuleDict(
             {
-                "mAP": VIDAveragePrecision(len(classes), threshold="vid"),
-                "AP50": VIDAveragePrecision(len(classes), threshold="plain"),
+                "mAP": VIDAveragePrecision(classes, threshold="vid"),
+                "AP50": VIDAveragePrecision(classes, threshold="plain"),
             }
         )
+
+    def make_stream_metrics(self) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "motion": MotionAveragePrecision(len(self.classes)),
+                "delay": DetectionDelay(),
+                "jitter": BoxJitter(),
+            }
+        )
+
+    def is_score(self, name: str) -> bool:
+        following = (*MotionAveragePrecision.names, *DetectionDelay.names, *BoxJitter.names)
+        return super().is_score(name) or name in following
 
     def labels(self, batch: DetectionBatch) -> DetectionLabels:
         targets = batch["targets"].shape[1]
@@ -68,7 +82,8 @@ class DetectionTask(VideoTask):
                 continue
             row = b * len(steps) + steps.index(step)
             scale = batch["scales"][b].repeat(2)
-            truths.append(FrameTruth(batch["boxes"][row], batch["labels"][row], scale))
+            boxes, labels = batch["boxes"][row], batch["labels"][row]
+            truths.append(FrameTruth(boxes, labels, batch["tracks"][row], scale))
         return truths
 
     def score(self, predictions: list[Detections], truth: list[FrameTruth | None]) -> None:
@@ -79,6 +94,33 @@ class DetectionTask(VideoTask):
             original = self.to_original(found, scale[:2])
             for metric in self._each_metric():
                 metric.update([original], [expected.boxes / scale], [expected.labels])
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self._collector = Collector()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def follow(self, result: Result[Step]) -> None:
+        frames: list[TrackedFrame | None] = []
+        for found, truth in zip(result.predictions, result.tag.truth, strict=True):
+            if truth is None:
+                frames.append(None)
+                continue
+            scale = truth.scale.to(found.boxes)
+            original = self.to_original(found, scale[:2])
+            boxes = truth.boxes / scale
+            frames.append(tracked_frame(original, boxes, truth.labels, truth.tracks))
+        starts, is_key = result.tag.starts.tolist(), result.is_key.tolist()
+        self._add(self._collector.add(frames, starts, is_key))
+
+    def finish_following(self) -> None:
+        self._add(self._collector.finish())
+
+    def _add(self, snippets: list[Snippet]) -> None:
+        for snippet in snippets:
+            for metric in self._each_stream_metric():
+                metric.update(snippet)
 
     @torch.no_grad()
     def preview(self, batch: DetectionBatch) -> Preview:

@@ -14,10 +14,12 @@ from flowfeat.batches import SegmentationBatch
 from flowfeat.drawing import draw_label_map, picture_of
 from flowfeat.heads.segmentation import IGNORED
 from flowfeat.interfaces import TaskHead, TemporalModule
+from flowfeat.metrics.label_consistency import LabelConsistency, Seen, seen
 from flowfeat.optimization import Optimization
 from flowfeat.results import results_of
+from flowfeat.streaming import Result
 from flowfeat.tasks.preview import Preview
-from flowfeat.tasks.video_task import VideoTask
+from flowfeat.tasks.video_task import Step, VideoTask
 
 _LEGEND = 240  # pixels of the shorter side from which a legend has room
 
@@ -29,6 +31,9 @@ class SegmentationTask(VideoTask):
     of the set at the labels' own resolution, and ``IoU_<class>``. As in the official evaluation of
     Cityscapes, a class that is neither in the truth nor predicted anywhere has no IoU and does not
     enter the mean; one that is predicted but never true has IoU 0 and does.
+
+    Of whole streams it reports, unless ``consistency`` is off, how far labels stay the same along
+    the flow: ``consistency_inside`` key-frame intervals, and ``consistency_across`` key frames.
 
     The primary protocol is that of the paper: the l pairs that end on each labelled frame.
     """
@@ -42,17 +47,23 @@ class SegmentationTask(VideoTask):
         head: TaskHead,
         classes: tuple[str, ...],
         optimization: Optimization,
+        consistency: bool = True,
     ) -> None:
         super().__init__(temporal, head, classes, optimization)
+        if consistency:
+            self.stream_metrics["consistency"] = LabelConsistency()
+        self._seen: list[Seen] = []
+
+    def make_metrics(self) -> nn.ModuleDict:
         intersection_over_union = JaccardIndex(
             task="multiclass",
-            num_classes=len(classes),
+            num_classes=len(self.classes),
             average="none",
             ignore_index=IGNORED,
             zero_division=float("nan"),
             validate_args=False,  # would search every label map for its values
         )
-        self.metrics = nn.ModuleDict({"mIoU": intersection_over_union})
+        return nn.ModuleDict({"mIoU": intersection_over_union})
 
     def computed_metrics(self) -> dict[str, Tensor]:
         """Return ``mIoU`` and the IoU of every class that has one."""
@@ -82,6 +93,19 @@ class SegmentationTask(VideoTask):
             sized = resize_labels(found, (expected.shape[0], expected.shape[1]))
             for metric in self._each_metric():
                 metric.update(sized[None], expected[None])
+
+    def follow(self, result: Result[Step]) -> None:
+        for metric in self._each_stream_metric():
+            now = list(map(seen, result.predictions, result.tag.frames))
+            if len(self._seen) == len(now):
+                steps = zip(now, self._seen, result.is_key.tolist(), strict=True)
+                for step, start in zip(steps, result.tag.starts.tolist(), strict=True):
+                    if not start:
+                        metric.update(*step)
+            self._seen = now
+
+    def finish_following(self) -> None:
+        self._seen = []
 
     @torch.no_grad()
     def preview(self, batch: SegmentationBatch) -> Preview:

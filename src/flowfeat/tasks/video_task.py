@@ -1,10 +1,10 @@
 """What every task shares: a temporal module and a head, trained on clips, evaluated on streams."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 
 from flowfeat.agreement import agreement_loss
 from flowfeat.batches import VideoBatch
@@ -13,6 +13,14 @@ from flowfeat.metering import part
 from flowfeat.optimization import Optimization
 from flowfeat.streaming import Result, Stream, steps_of
 from flowfeat.tasks.task import Task
+
+
+class Step(NamedTuple):
+    """What comes back with a step's result: its truth, and the frames that went in."""
+
+    truth: Any
+    frames: Tensor  # (B, 3, H, W)
+    starts: Tensor  # (B,) bool
 
 
 class VideoTask(Task):
@@ -39,8 +47,10 @@ class VideoTask(Task):
         self.classes = classes
         self.optimization = optimization
         self.begin()
+        self.metrics = self.make_metrics()
+        self.stream_metrics = self.make_stream_metrics()
         self.key_share = MeanMetric()
-        self._stream: Stream[Any] | None = None
+        self._stream: Stream[Step] | None = None
 
     def parts(self) -> dict[str, nn.Module]:
         """Trainable parts by name: those of the method, and the head."""
@@ -57,6 +67,20 @@ class VideoTask(Task):
     @abstractmethod
     def score(self, predictions: Any, truth: Any) -> None:
         """Update the metrics with one step's predictions."""
+
+    def make_metrics(self) -> nn.ModuleDict:
+        """Return the metrics of single frames by their name in the report; ``classes`` is set."""
+        return nn.ModuleDict()
+
+    def make_stream_metrics(self) -> nn.ModuleDict:
+        """Return the metrics of whole videos; each one's ``compute`` gives its figures by name."""
+        return nn.ModuleDict()
+
+    def follow(self, result: Result[Step]) -> None:
+        """See one step of a stream after the other, for ``stream_metrics``."""
+
+    def finish_following(self) -> None:
+        """Bring what is still open into ``stream_metrics``: the videos have ended."""
 
     def losses(self, output: Output, batch: Any) -> dict[str, Tensor]:
         """Return the named losses of one batch's target steps."""
@@ -98,6 +122,8 @@ class VideoTask(Task):
     def on_validation_epoch_start(self) -> None:
         self._stream = self.stream()
         self.reset_metrics()
+        for metric in self._each_stream_metric():
+            metric.reset()
         self.key_share.reset()
 
     def validation_step(self, batch: Any, batch_index: int) -> None:
@@ -105,14 +131,19 @@ class VideoTask(Task):
             raise RuntimeError("validation_step outside a validation epoch")
         video: VideoBatch = batch
         for t, frames, starts in steps_of(video["frames"], video["starts"]):
-            results = self._stream.push(frames, starts, video["sizes"], self.truth(batch, t))
+            step = Step(self.truth(batch, t), frames, starts)
+            results = self._stream.push(frames, starts, video["sizes"], step)
             self._score_all(results)
 
     def on_validation_epoch_end(self) -> None:
         if self._stream is not None:
             self._score_all(self._stream.finish())
             self._stream = None
-        for name, value in self.computed_metrics().items():
+        self.finish_following()
+        figures = self.computed_metrics()
+        for metric in self._each_stream_metric():
+            figures |= metric.compute()
+        for name, value in figures.items():
             self.log(name, value, prog_bar=name == self.monitor, sync_dist=False)
         if self.temporal.key_frames is not None:
             self.log("key_share", self.key_share.compute(), sync_dist=False)
@@ -121,11 +152,15 @@ class VideoTask(Task):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def _score_all(self, results: list[Result[Any]]) -> None:
+    def _each_stream_metric(self) -> list[Metric]:
+        return list(self.stream_metrics.values())  # type: ignore[arg-type]  # ModuleDict of Metrics
+
+    def _score_all(self, results: list[Result[Step]]) -> None:
         for result in results:
             self.key_share.update(float(result.is_key.float().mean()), len(result.is_key))
             with part("score"):
-                self.score(result.predictions, result.tag)
+                self.score(result.predictions, result.tag.truth)
+                self.follow(result)
 
 
 def video_task(task: Task, purpose: str) -> VideoTask:
