@@ -1,0 +1,210 @@
+"""Two processes see what one sees: the same metrics, the same weights after the same batches."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from flowfeat import cli, processes
+from flowfeat.build import build_data, build_task
+from flowfeat.interfaces import Detections
+from flowfeat.tasks.detection import DetectionTask
+from flowfeat.train import build_trainer
+
+COMMON = (
+    "features.model=test_resnet",
+    "flow=flownet_half",
+    "flow.width=0.0625",
+    "warmup=none",
+    "data.num_workers=0",
+    "logger=none",
+    "callbacks=quiet",
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+)
+VID = (
+    *COMMON,
+    "task=vid",
+    "method=dff",
+    "head.anchor_sizes=[16,32]",
+    "data.short_side=48",
+    "data.long_side=64",
+    "data.batch_size=4",
+    "data.stream_chunk=3",
+    "trainer.max_steps=2",
+    "++data.synthetic={train_snippets: 1, val_snippets: 3, frames: 8, stills: 1, "
+    "scene: {size: [48, 64]}}",
+)
+CITYSCAPES = (
+    *COMMON,
+    "task=cityscapes",
+    "method=dff",
+    "data.batch_size=2",
+    "data.short_side=32",
+    "data.long_side=64",
+    "data.augment.crop=[32,32]",
+    "data.synthetic.scene.size=[32,64]",
+    "+data.synthetic.train_snippets=2",
+    "+data.synthetic.val_snippets=3",
+)
+
+
+def jittered(task: DetectionTask, predictions: Any, truth: Any) -> None:
+    """Score boxes near the truth: an untrained detector's mAP of 0 would agree with anything."""
+    found = []
+    for expected in truth:
+        if expected is None:
+            found.append(Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long()))
+            continue
+        sums = expected.boxes.sum(dim=1, keepdim=True)
+        boxes = expected.boxes + 6 * torch.sin(7 * sums)
+        found.append(Detections(boxes, torch.cos(sums[:, 0]).abs(), expected.labels))
+    SCORE(task, found, truth)
+
+
+SCORE = DetectionTask.score
+
+
+def work(rank: int, world: int, port: int, words: tuple[str, ...], out: Path) -> None:
+    """Test the fresh network, then train it: figures and weights of this rank go to ``out``."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    sys.stdout = sys.stderr = (out / f"{rank}.txt").open("w", buffering=1)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    DetectionTask.score = jittered  # type: ignore[method-assign]
+    config = cli.compose_config([*words, f"trainer.devices={world}"])
+    data = build_data(config)
+    data.prepare_data()
+    data.setup("fit")
+    torch.manual_seed(0)
+    task = build_task(config, data.classes)
+    trainer = build_trainer(config, out, [], loggers=[], enable_checkpointing=False)
+    figures = trainer.test(task, datamodule=data, verbose=False)[0]
+    if config.task == "vid":
+        trainer = build_trainer(
+            config, out, [], loggers=[], enable_checkpointing=False, limit_val_batches=0
+        )
+        trainer.fit(task, datamodule=data)
+        assert trainer.world_size == world
+    torch.save((dict(figures), task.state_dict()), out / f"{rank}.pt")
+
+
+def launch(words: tuple[str, ...], world: int, out: Path) -> list[Any]:
+    """Run ``work`` in so many processes and return what each of them saved."""
+    out.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    ranks = [
+        context.Process(target=work, args=(rank, world, port, words, out)) for rank in range(world)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(120)
+        rank.kill()
+    texts = [(out / f"{rank}.txt").read_text() for rank in range(world)]
+    assert all(rank.exitcode == 0 for rank in ranks), texts
+    return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+def test_detection_scores_and_learns_as_on_one_device(tmp_path):
+    words = (*VID, f"data.synthetic_root={tmp_path / 'data'}")
+    ((figures, weights),) = launch(words, 1, tmp_path / "one")
+    (first, trained), (second, same) = launch(words, 2, tmp_path / "two")
+    assert 0.05 < figures["mAP"] < 0.95
+    assert set(first) == set(figures) >= {"mAP", "AP50", "key_share"}
+    for name, value in figures.items():
+        assert first[name] == second[name] == pytest.approx(value, abs=1e-6), name
+    for name, value in weights.items():
+        assert torch.equal(trained[name], same[name]), name
+        assert torch.allclose(trained[name], value, atol=1e-6), name
+
+
+def test_segmentation_scores_as_on_one_device(tmp_path):
+    words = (*CITYSCAPES, f"data.synthetic_root={tmp_path / 'data'}")
+    ((figures, _),) = launch(words, 1, tmp_path / "one")
+    ((first, _), (second, _)) = launch(words, 2, tmp_path / "two")
+    assert 0.01 < figures["mIoU"] < 1
+    assert set(first) == set(figures)
+    for name, value in figures.items():
+        assert first[name] == second[name] == pytest.approx(value, abs=1e-6), name
+
+
+def test_more_ranks_than_snippets_are_refused_before_the_training(tmp_path, monkeypatch):
+    config = cli.compose_config([*VID, f"data.synthetic_root={tmp_path / 'data'}"])
+    data = build_data(config)
+    data.prepare_data()
+    data.setup("fit")
+    task = build_task(config, data.classes)
+    trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
+    data.trainer = task.trainer = trainer
+    trainer.datamodule = data
+    monkeypatch.setattr(pl.Trainer, "world_size", 4)
+    with pytest.raises(
+        ValueError, match=r"more ranks than snippets.* for the 3 snippets.* found 4"
+    ):
+        task.on_fit_start()
+
+
+@pytest.mark.parametrize("leaf", ["cpu", "gpu", "ddp"])
+@pytest.mark.parametrize("choice", ["task=cityscapes", "experiment=vid_dff_paper"])
+def test_devices_are_chosen_apart_from_how_long_is_trained(leaf, choice):
+    places = ("_target_", "_partial_", "accelerator", "devices", "num_nodes", "strategy")
+    plain, chosen = (
+        cli.compose_config([choice, *more]).trainer for more in ((), (f"trainer={leaf}",))
+    )
+    assert {k: v for k, v in plain.items() if k not in places} == {
+        k: v for k, v in chosen.items() if k not in places
+    }
+    assert chosen.accelerator == {"cpu": "cpu", "gpu": "gpu", "ddp": "auto"}[leaf]
+    assert chosen.devices == ("auto" if leaf == "ddp" else 1)
+
+
+def test_processes_of_torchrun_need_one_run_folder(monkeypatch):
+    class Overrides:
+        hydra: tuple[str, ...] = ()
+
+    class Config:
+        overrides = Overrides
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(processes.HydraConfig, "get", lambda: Config)
+    with pytest.raises(ValueError, match=r"hydra.run.dir: expected one run folder for all 2"):
+        processes.require_common_folder()
+    Overrides.hydra = ("hydra.run.dir=runs/vid/dff/big",)
+    processes.require_common_folder()
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_two_devices_leaves_one_report(tmp_path):
+    words = [
+        *VID,
+        "trainer.devices=2",
+        f"data.synthetic_root={tmp_path / 'data'}",
+        f"run_root={tmp_path / 'runs'}",
+        "trainer.val_check_interval=2",
+        "callbacks.speed.seconds=0.1",
+        "evaluation.intervals=[]",
+        "evaluation.pairs_every=4",
+    ]
+    script = Path(sys.executable).parent / "flowfeat-train"
+    done = subprocess.run([script, *words], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs/vid/dff").iterdir()
+    results = json.loads((folder / "results.json").read_text())
+    assert {"mAP_l10", "mAP_pairs_l10", "mAP_copy_l10", "speedup_l10"} <= set(results)
+    assert (folder / "last.ckpt").is_file()
+    assert done.stdout.count("report: ") == done.stdout.count("run folder: ") == 1
