@@ -137,7 +137,8 @@ def test_a_table_is_run_and_written_beside_the_papers(bench):
     picture = bench.places.out / "one.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 100_000
-    assert "![A table](one.png)" in page
+    assert "![A table](one.svg)" in page
+    assert (bench.places.out / "one.svg").stat().st_size < 100_000
     figures = json.loads((bench.places.runs / "one/figures.json").read_text())["figures"]
     assert figures["seed2"]["second"]["mAP_l10"] == 0.22
 

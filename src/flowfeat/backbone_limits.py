@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from flowfeat import cli, overrides
+from flowfeat.drawing.charts import save_chart
 from flowfeat.interfaces import FeatureNetwork, TaskHead
 from flowfeat.metering import count_flops
 from flowfeat.profile_tables import print_table
@@ -202,8 +203,7 @@ def draw(limits: Sequence[Limit], interval: int, path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    save_chart(figure, path)
 
 
 def backbones(models: Sequence[str], size: tuple[int, int], interval: int, out: Path) -> Path:
@@ -215,7 +215,7 @@ def backbones(models: Sequence[str], size: tuple[int, int], interval: int, out: 
     print_table(table)
     draw(limits, interval, out / "backbones.png")
     path = out / "backbones.md"
-    path.write_text(page(limits, size, interval, "backbones.png"))
+    path.write_text(page(limits, size, interval, "backbones.svg"))
     return path
 
 

@@ -85,7 +85,7 @@ def report(
     picture = None
     points = [points_of(table.curve, one) if table.curve else {} for one in figures]
     if table.curve and draw(table.curve, points, table.title, places.out / f"{name}.png"):
-        picture = f"{name}.png"
+        picture = f"{name}.svg"
     errors = {f"{run}, seed {s}": o.error for (run, s), o in outcomes.items() if o.error}
     errors |= {f"{run}, timed": error for run, error in timed.errors.items()}
     ran = [o for o in outcomes.values() if not o.error]

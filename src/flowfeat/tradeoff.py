@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flowfeat.cli import UsageError
 from flowfeat.compare import RunReport, read_run
+from flowfeat.drawing.charts import save_chart
 
 EVERY_FRAME = "every frame"
 """The line that joins networks which run on every frame."""
@@ -224,6 +225,5 @@ def draw(points: Sequence[Point], title: str, key: str, path: Path) -> bool:
     axes.set(xlabel="frames per second (points: l)", ylabel=key, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    save_chart(figure, path)
     return True

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from flowfeat.drawing.charts import save_chart
 from flowfeat.reproduction.claims import Points
 from flowfeat.reproduction.table import Curve
 
@@ -38,6 +39,5 @@ def draw(curve: Curve, points: Sequence[Points], title: str, path: Path) -> bool
     axes.set(xlabel=curve.x, ylabel=curve.y, title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None})
+    save_chart(figure, path)
     return True
