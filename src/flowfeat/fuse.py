@@ -111,11 +111,8 @@ def main() -> None:
     except cli.USER_ERRORS as error:
         cli.fail(error)
         return
-    parts = " + ".join(
-        f"{stream.path} x {','.join(f'{weight:g}' for weight in stream.weights)}"
-        for stream in streams
-    )
     for stream in streams:
-        alone = figures(stream.fused(), stream.videos.labels)
-        sys.stdout.write(f"{stream.path}: accuracy {alone['accuracy']:.4f} alone\n")
-    print_table(results, f"fused: {parts}")
+        alone = figures(stream.fused(), stream.videos.labels)["accuracy"]
+        weights = ",".join(f"{weight:g}" for weight in stream.weights)
+        sys.stdout.write(f"{stream.path} x {weights}: accuracy {alone:.4f} alone\n")
+    print_table(results, f"{len(streams[0].videos.names)} videos")
