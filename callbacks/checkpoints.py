@@ -95,7 +95,15 @@ class Checkpoints(Checkpoint):
         if trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
             raise SystemExit(_TERMINATED)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         """Leave if that was asked for; ranks have different numbers of batches here."""
         if self._terminated and trainer.world_size == 1:
             raise SystemExit(_TERMINATED)

@@ -14,10 +14,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from data_modules.sampling import assign_snippets
 from flowfeat import cli, processes
 from flowfeat.build import build_data, build_task
 from flowfeat.interfaces import Detections
 from flowfeat.tasks.detection import DetectionTask
+from flowfeat.tasks.segmentation import SegmentationTask
+from flowfeat.tasks.video_task import VideoTask
 from flowfeat.train import build_trainer
 
 COMMON = (
@@ -71,7 +74,14 @@ def jittered(task: DetectionTask, predictions: Any, truth: Any) -> None:
     SCORE(task, found, truth)
 
 
+def shifted(task: SegmentationTask, predictions: Any, truth: Any) -> None:
+    """Score the truth, shifted by two pixels, for the same reason."""
+    pairs = zip(predictions, truth, strict=True)
+    SCORE_PIXELS(task, [p if t is None else t.roll(2, 1) % 19 for p, t in pairs], truth)
+
+
 SCORE = DetectionTask.score
+SCORE_PIXELS = SegmentationTask.score
 
 
 def work(rank: int, world: int, port: int, words: tuple[str, ...], out: Path) -> None:
@@ -81,7 +91,7 @@ def work(rank: int, world: int, port: int, words: tuple[str, ...], out: Path) ->
     sys.stdout = sys.stderr = (out / f"{rank}.txt").open("w", buffering=1)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    DetectionTask.score = jittered  # type: ignore[method-assign]
+    DetectionTask.score, SegmentationTask.score = jittered, shifted  # type: ignore[method-assign]
     config = cli.compose_config([*words, f"trainer.devices={world}"])
     data = build_data(config)
     data.prepare_data()
@@ -132,44 +142,42 @@ def test_detection_scores_and_learns_as_on_one_device(tmp_path):
         assert torch.allclose(trained[name], value, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_segmentation_scores_as_on_one_device(tmp_path):
     words = (*CITYSCAPES, f"data.synthetic_root={tmp_path / 'data'}")
     ((figures, _),) = launch(words, 1, tmp_path / "one")
     ((first, _), (second, _)) = launch(words, 2, tmp_path / "two")
-    assert 0.01 < figures["mIoU"] < 1
+    assert 0.05 < figures["mIoU"] < 0.95
     assert set(first) == set(figures)
     for name, value in figures.items():
         assert first[name] == second[name] == pytest.approx(value, abs=1e-6), name
 
 
-def test_more_ranks_than_snippets_are_refused_before_the_training(tmp_path, monkeypatch):
-    config = cli.compose_config([*VID, f"data.synthetic_root={tmp_path / 'data'}"])
-    data = build_data(config)
-    data.prepare_data()
-    data.setup("fit")
-    task = build_task(config, data.classes)
+def test_more_ranks_than_snippets_are_refused_before_the_training(monkeypatch):
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    data.trainer = task.trainer = trainer
-    trainer.datamodule = data
     monkeypatch.setattr(pl.Trainer, "world_size", 4)
-    with pytest.raises(
-        ValueError, match=r"more ranks than snippets.* for the 3 snippets.* found 4"
-    ):
-        task.on_fit_start()
+
+    class Data:
+        def val_dataloader(self) -> None:
+            assign_snippets([8, 8, 8], trainer.world_size)
+
+    class Waiting:
+        pass
+
+    waiting: Any = Waiting()
+    waiting.trainer, trainer.datamodule = trainer, Data()
+    with pytest.raises(ValueError, match=r"more ranks than snippets.* the 3 snippets.* found 4"):
+        VideoTask.on_fit_start(waiting)
 
 
-@pytest.mark.parametrize("leaf", ["cpu", "gpu", "ddp"])
 @pytest.mark.parametrize("choice", ["task=cityscapes", "experiment=vid_dff_paper"])
-def test_devices_are_chosen_apart_from_how_long_is_trained(leaf, choice):
+def test_devices_are_chosen_apart_from_how_long_is_trained(choice):
     places = ("_target_", "_partial_", "accelerator", "devices", "num_nodes", "strategy")
-    plain, chosen = (
-        cli.compose_config([choice, *more]).trainer for more in ((), (f"trainer={leaf}",))
-    )
+    plain, ddp = (cli.compose_config([choice, *more]).trainer for more in ((), ("trainer=ddp",)))
     assert {k: v for k, v in plain.items() if k not in places} == {
-        k: v for k, v in chosen.items() if k not in places
+        k: v for k, v in ddp.items() if k not in places
     }
-    assert chosen.accelerator == {"cpu": "cpu", "gpu": "gpu", "ddp": "auto"}[leaf]
-    assert chosen.devices == ("auto" if leaf == "ddp" else 1)
+    assert (plain.devices, ddp.devices) == (1, "auto")
 
 
 def test_processes_of_torchrun_need_one_run_folder(monkeypatch):

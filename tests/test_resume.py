@@ -109,7 +109,8 @@ def test_signals_leave_what_they_should(root):
         name: torch.load(root / name / "last.ckpt", weights_only=True)["global_step"]
         for name in ("killed", "terminated")
     }
-    # Killed in the fourth step: the state after two is there. Terminated in the fifth, the epoch's last: after it.
+    # Killed in the fourth step: the state after two is there. Terminated in the fifth, the last of
+    # its epoch: after it.
     assert steps == {"killed": 2, "terminated": 5}
     lines = (root / "terminated.txt").read_text().splitlines()
     assert lines[-1].startswith("interrupted; ")

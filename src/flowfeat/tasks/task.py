@@ -68,9 +68,10 @@ class Task(pl.LightningModule, ABC):
         trainer = self.trainer
         most = trainer.max_steps if trainer.max_steps >= 0 else math.inf
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        if trainer.datamodule is None or math.isinf(epochs):
+        data: pl.LightningDataModule | None = getattr(trainer, "datamodule", None)
+        if data is None or math.isinf(epochs):
             return int(trainer.estimated_stepping_batches if math.isinf(most) else most)
-        batches = len(trainer.datamodule.train_dataloader())
+        batches = len(data.train_dataloader())
         limit = trainer.limit_train_batches
         limit = limit if isinstance(limit, int) else int(limit * batches)
         batches = min(batches, limit)

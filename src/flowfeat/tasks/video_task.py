@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any, Literal, NamedTuple
 
+import pytorch_lightning as pl
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -116,8 +117,9 @@ class VideoTask(Task):
 
     def on_fit_start(self) -> None:
         """Refuse more ranks than snippets now, and not after hours, when they are first scored."""
-        if self.trainer.world_size > 1 and self.trainer.datamodule is not None:
-            self.trainer.datamodule.val_dataloader()
+        data: pl.LightningDataModule | None = getattr(self.trainer, "datamodule", None)
+        if data is not None and self.trainer.world_size > 1:
+            data.val_dataloader()
 
     def on_validation_epoch_start(self) -> None:
         self._stream = self.stream()
