@@ -58,12 +58,12 @@ class FlowGuided(TemporalModule):
     ) -> tuple[Output, Remembered]:
         size = (frames.shape[-2], frames.shape[-1])
         levels = self._features(frames)
-        with part("OFF"):
+        with part("OFF"):  # once per step: meters take a call for the whole cost
             current = self.off_network.reduce(levels)
-        if state is None or state.size != size:  # of another size nothing remembered fits
-            state, starts = Remembered(current, size), torch.ones_like(starts)
-        paired = torch.ones_like(starts) if not self.off_network.needs_pair else ~starts
-        output = self._output(frames, levels[-1], state.reduced, current, paired)
+            if state is None or state.size != size:  # of another size nothing remembered fits
+                state, starts = Remembered(current, size), torch.ones_like(starts)
+            paired = torch.ones_like(starts) if not self.off_network.needs_pair else ~starts
+            output = self._output(frames, levels[-1], state.reduced, current, paired)
         return output, Remembered(current, size)
 
     def training_keys(self, indices: Tensor) -> Tensor:
@@ -80,17 +80,17 @@ class FlowGuided(TemporalModule):
         needed = torch.cat((own, before)).unique()  # N_feat runs once per frame
         flat = clip.flatten(0, 1)
         levels = self._features(flat[needed.to(clip.device)])
+        row, row_before = (torch.searchsorted(needed, s).to(clip.device) for s in (own, before))
         with part("OFF"):
             reduced = self.off_network.reduce(levels)
-        row, row_before = (torch.searchsorted(needed, s).to(clip.device) for s in (own, before))
-        return self._output(
-            flat[own.to(clip.device)],
-            levels[-1][row],
-            choose(reduced, row_before),
-            choose(reduced, row),
-            paired,
-            _pair_seeds(steps),
-        )
+            return self._output(
+                flat[own.to(clip.device)],
+                levels[-1][row],
+                choose(reduced, row_before),
+                choose(reduced, row),
+                paired,
+                _pair_seeds(steps),
+            )
 
     def _features(self, frames: Tensor) -> Features:
         learns = any(p.requires_grad for p in self.features.parameters())
@@ -110,11 +110,10 @@ class FlowGuided(TemporalModule):
         seeds: Tensor | None = None,
     ) -> Output:
         """Run the OFF sub-network on the rows that are ``paired`` (B,), on the CPU."""
-        with part("OFF"):
-            if paired.all():
-                off = self.off_network(previous, current, seeds)
-            else:
-                off = self._some(frames, last, previous, current, paired, seeds)
+        if paired.all():
+            off = self.off_network(previous, current, seeds)
+        else:
+            off = self._some(frames, last, previous, current, paired, seeds)
         valid = torch.ones(len(frames), 1 + len(off), dtype=torch.bool)
         valid[:, 1:] = paired[:, None]
         is_key = torch.ones(len(frames), dtype=torch.bool)
