@@ -63,7 +63,7 @@ def segmentation(temporal) -> SegmentationTask:
     with torch.no_grad():
         head.scores.weight.copy_(torch.eye(3)[..., None, None])
     optimization = Optimization(torch.optim.SGD, lambda step, total: 1.0)
-    return SegmentationTask(temporal, head, CLASSES, optimization)
+    return SegmentationTask(temporal, head, CLASSES, optimization, consistency=False)
 
 
 def copying(interval: int) -> FeatureFlow:

@@ -135,6 +135,22 @@ def test_measured_speedup_is_that_of_eq7(length: int) -> None:
     assert method.key_frames.interval == 4
 
 
+def test_latencies_show_the_key_frames_that_a_mean_hides(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "sleep", work)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    method = FeatureFlow(SleepyFeatures(0.03), SleepyFlow(0.002), Fixed(4)).eval()
+    found = measure_stream(method, SleepyHead(0.001), *stream(8), seconds=2.0, turns=2)
+    assert found.latencies == pytest.approx([0.031, 0.003, 0.003, 0.003] * 4)
+    shares = {0.5: 0.003, 0.7: 0.003, 0.95: 0.031, 1.0: 0.031}  # a quarter are key frames
+    assert {share: found.latency(share) for share in shares} == pytest.approx(shares)
+
+
 @pytest.mark.parametrize(("length", "frames", "keys"), [(10, 8, 2), (3, 4, 1)])
 def test_streams_hold_whole_intervals(length: int, frames: int, keys: int) -> None:
     """At l = 4, of ten frames the third key frame and its one follower are left out."""

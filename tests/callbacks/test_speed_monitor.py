@@ -141,6 +141,8 @@ def test_figures_are_reported_for_every_l(trainer: Any) -> None:
     assert report["gflops_F_l4"] == pytest.approx(2e-9 * cells * 2 * 6 * 64)
     assert report["gflops_W_l4"] == pytest.approx(8e-9 * cells * 6)
     assert 10 <= report["ms_N_feat_l4"] < 30
+    assert 2 <= report["ms_frame_p50_l4"] < report["ms_frame_p95_l4"] <= report["ms_frame_max_l4"]
+    assert report["ms_frame_max_l4"] >= 10  # a key frame
     assert 2 <= report["ms_F_l4"] < 10
     eq5 = (2 * cells * 2 * 6 * 64 + 8 * cells * 6) / (2 * cells * 6 * 3 * 64)
     assert report["speedup_eq7_flops_l4"] == pytest.approx(speedup_eq7(4, eq5))

@@ -5,12 +5,16 @@ import torch
 
 from flowfeat.batches import DetectionBatch
 from flowfeat.interfaces import Detections
-from flowfeat.tasks.detection import DetectionTask
+from flowfeat.streaming import Result
+from flowfeat.tasks.detection import DetectionTask, FrameTruth
+from flowfeat.tasks.video_task import Step
 
 
 @pytest.fixture
 def task() -> DetectionTask:
     class Parts(torch.nn.Module):
+        key_frames = None
+
         def parts(self):
             return {}
 
@@ -69,3 +73,29 @@ def test_frames_without_labels_are_not_scored(task):
     found = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     task.score([found], [None])
     assert task.computed_metrics()["mAP"].item() == 0.0
+
+
+def test_whole_videos_are_followed_in_original_pixels(task):
+    """Two videos in one stream: an object that enters late and is found one frame later still."""
+    logged: dict[str, float] = {}
+    task.log = lambda name, value, **_: logged.update({name: float(value)})
+    box, scale = torch.tensor([[10.0, 10, 30, 30]]), torch.tensor([2.0, 2, 2, 2])
+    nothing = Detections(box[:0], torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    found = Detections(box, torch.tensor([0.9]), torch.tensor([1]))
+    absent = FrameTruth(box[:0], torch.zeros(0).long(), torch.zeros(0).long(), scale)
+    there = FrameTruth(box, torch.tensor([1]), torch.tensor([4]), scale)
+    video = [(absent, nothing), (there, nothing), (there, found), (there, found), (None, nothing)]
+    for _ in range(2):  # passes do not add up
+        task.on_test_epoch_start()
+        for t, (truth, predictions) in enumerate(video * 2):
+            step = Step([truth], torch.zeros(1, 3, 8, 8), torch.tensor([t % 5 == 0]))
+            is_key = torch.tensor([t % 5 in (0, 3)])
+            task._score_all([Result(step, [predictions], is_key, torch.ones(1, 1))])
+        task.on_test_epoch_end()
+        assert task.stream_metrics["delay"].tracks.tolist() == [2, 2]
+        assert task.stream_metrics["jitter"].steps.tolist() == [0, 2]
+    assert logged["delay"] == logged["delay_entering"] == 1
+    assert logged["mAP_slow"] == pytest.approx(2 / 3)
+    assert logged["jitter_across"] == 0
+    assert not {"jitter_inside", "mAP_fast", "mAP_medium"} & set(logged)
+    assert all(map(task.is_score, ("mAP_slow", "delay", "jitter_across")))

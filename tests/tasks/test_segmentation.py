@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from flowfeat.heads.segmentation import Segmentation
 from flowfeat.interfaces import FeatureNetwork, Features
 from flowfeat.optimization import Optimization
+from flowfeat.streaming import Result
 from flowfeat.tasks.preview import Previewing
 from flowfeat.tasks.segmentation import SegmentationTask, resize_labels, score_name
+from flowfeat.tasks.video_task import Step
 from flowfeat.temporal.per_frame import PerFrame
 
 CLASSES = ("road", "traffic light", "sky", "car", "train")
@@ -140,6 +142,28 @@ def test_a_stream_scores_its_labelled_frames_only(task):
                                      clip["sizes"])  # fmt: skip
     large = found.numpy().repeat(2, 0).repeat(2, 1)
     assert scored(task) == pytest.approx(counted([large], [clip["label_maps"][0].numpy()]))
+
+
+def test_consistency_is_that_of_neighbouring_frames_of_one_video(task):
+    """A still picture whose labels change at its key frames; the second video begins anew."""
+    logged: dict[str, float] = {}
+    task.log = lambda name, value, **_: logged.update({name: float(value)})
+    picture = batch(1, [], (1, 1))["frames"][:, 0]
+    here = torch.randint(0, 5, (24, 40), generator=torch.Generator().manual_seed(1)).byte()
+    changed = here.clone()
+    changed[:6] = (here[:6] + 1) % 5  # a quarter
+    for _ in range(2):  # passes do not add up
+        task.on_validation_epoch_start()
+        for t, labels in enumerate((here, here, changed, changed, 4 - here)):
+            step = Step([None], picture, torch.tensor([t in (0, 4)]))
+            task._score_all([Result(step, [labels], torch.tensor([t % 2 == 0]), torch.ones(1, 1))])
+        task.on_validation_epoch_end()
+        pixels = task.stream_metrics["consistency"].pixels.tolist()
+        assert pixels == [2 * 24 * 40, 24 * 40]
+    assert logged["consistency_inside"] == 1
+    assert logged["consistency_across"] == 0.75
+    off = SegmentationTask(task.temporal, task.head, CLASSES, task.optimization, consistency=False)
+    assert not len(off.stream_metrics)
 
 
 def test_training_lowers_the_loss(task):
