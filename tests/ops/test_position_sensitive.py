@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import ps_roi_pool
 
-from flowfeat.ops.position_sensitive import position_sensitive_vote
+from flowfeat.ops.position_sensitive import integral_image, position_sensitive_vote
 
 
 def random_rois(count: int, height: int, width: int) -> torch.Tensor:
@@ -88,3 +88,12 @@ def test_no_rois_and_wrong_channels() -> None:
     assert position_sensitive_vote(maps, none, torch.zeros(0).long(), 2, 8).shape == (0, 2)
     with pytest.raises(ValueError, match=r"8 channels.*k \* k = 9"):
         position_sensitive_vote(maps, none, torch.zeros(0).long(), 3, 8)
+
+
+def test_the_sums_of_inference_are_those_of_training_to_the_bit() -> None:
+    maps = torch.randn(2, 6, 9, 5, generator=torch.Generator().manual_seed(2))
+    learning = integral_image(maps.clone().requires_grad_()).detach()
+    inference = integral_image(maps)
+    assert torch.equal(inference, learning)
+    expected = F.pad(maps.double().cumsum(2).cumsum(3), (1, 0, 1, 0)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(inference, expected, atol=1e-12, rtol=0)
