@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from flowfeat.metering import FlopMeter, Stopwatch, count_flops, metering, part
+from flowfeat.metering import FlopMeter, Stopwatch, count_flops, metering, next_frame, part
 
 CPU = torch.device("cpu")
 
@@ -75,3 +75,18 @@ def test_nested_parts_count_in_both_and_calls_apart() -> None:
                 with part("inner"):
                     linear(torch.zeros(2, 4))
     assert meter.flops == {"outer": [32 + 64, 96 + 64], "inner": [64, 64]}
+
+
+def test_calls_for_one_frame_are_one_cost() -> None:
+    meter = FlopMeter()
+    square = torch.ones(2, 2)
+    with metering(meter):
+        for calls in (2, 1):
+            for _ in range(calls):
+                with part("OFF"):
+                    square @ square
+            next_frame()
+        with part("W"):
+            square @ square
+    next_frame()  # nobody listens any more
+    assert meter.flops == {"OFF": [32, 16], "W": [16]}

@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+Number = TypeVar("Number", int, float)
 
 PARTS = ("decode", "preprocess", "shallow", "N_feat", "F", "W", "OFF", "tail", "N_task", "post")
 """The names in use. Where the first stages run on every frame, they are "shallow", and N_feat is
@@ -28,6 +30,25 @@ class Meter(Protocol):
 
     def leave(self, name: str, token: Any) -> None:
         """Note that a part ends."""
+
+    def next_frame(self) -> None:
+        """Note that a frame is done: what a part did for it in several calls becomes one."""
+
+
+class Calls(Generic[Number]):
+    """Costs by part, one entry per call until ``fold`` makes one per frame of them."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, list[Number]] = defaultdict(list)
+        self._folded: dict[str, int] = {}
+
+    def fold(self) -> None:
+        """Add up the calls of each part since the last time."""
+        for name, calls in self.costs.items():
+            done = self._folded.get(name, 0)
+            if len(calls) > done:
+                calls[done:] = [sum(calls[done:])]
+            self._folded[name] = len(calls)
 
 
 _meter: ContextVar[Meter | None] = ContextVar("flowfeat_meter", default=None)
@@ -57,6 +78,13 @@ def metering(meter: Meter) -> Iterator[None]:
         _meter.reset(token)
 
 
+def next_frame() -> None:
+    """Tell the listening meter, if any, that a frame is done."""
+    meter = _meter.get()
+    if meter is not None:
+        meter.next_frame()
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done its queued work (accelerators queue; a CPU does not)."""
     if device.type == "cuda":
@@ -70,7 +98,8 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.seconds: dict[str, list[float]] = defaultdict(list)
+        self._calls: Calls[float] = Calls()
+        self.seconds = self._calls.costs
 
     def enter(self, name: str) -> float:
         """Start timing a part."""
@@ -81,6 +110,10 @@ class Stopwatch:
         """Store the seconds since ``enter``."""
         synchronize(self.device)
         self.seconds[name].append(time.perf_counter() - token)
+
+    def next_frame(self) -> None:
+        """Make one entry of a part's calls for one frame."""
+        self._calls.fold()
 
 
 def _grid_sample_flops(
@@ -103,7 +136,8 @@ class FlopMeter:
     """
 
     def __init__(self) -> None:
-        self.flops: dict[str, list[int]] = defaultdict(list)
+        self._calls: Calls[int] = Calls()
+        self.flops = self._calls.costs
 
     def enter(self, name: str) -> FlopCounterMode:
         """Start counting a part."""
@@ -118,6 +152,10 @@ class FlopMeter:
         """Store the operations since ``enter``."""
         token.__exit__(None, None, None)
         self.flops[name].append(token.get_total_flops())
+
+    def next_frame(self) -> None:
+        """Make one entry of a part's calls for one frame."""
+        self._calls.fold()
 
 
 def count_flops(function: Callable[[], object]) -> float:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowfeat.interfaces import TaskHead, TemporalModule
-from flowfeat.metering import FlopMeter, Meter, Stopwatch, metering, synchronize
+from flowfeat.metering import FlopMeter, Meter, Stopwatch, metering, next_frame, synchronize
 from flowfeat.streaming import Stream, steps_of
 
 NON_KEY = ("shallow", "F", "W", "tail", "N_task", "post")
@@ -94,6 +94,7 @@ def run_stream(temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: 
     with torch.inference_mode():
         for _, step, first in steps_of(frames, starts):
             stream.push(step, first, sizes, None)
+            next_frame()
         stream.finish()
 
 
