@@ -95,7 +95,7 @@ def test_any_size_has_levels_by_ceil(features: BnInception) -> None:
 
 @torch.no_grad()
 def test_other_channels_begin_with_the_average_and_late_blocks_are_left_out() -> None:
-    flow = BnInception(levels=[0, 1], in_channels=10).eval()
+    flow = BnInception(levels=[0, 1], in_channels=10, mean=0.5).eval()
     names = set(flow.state_dict())
     assert any("inception_3b" in name for name in names)
     assert not any("inception_3c" in name or "last_linear" in name for name in names)
@@ -104,6 +104,24 @@ def test_other_channels_begin_with_the_average_and_late_blocks_are_left_out() ->
     assert first.shape == (64, 10, 7, 7)
     assert torch.equal(first, first[:, :1].expand_as(first))
     assert [level.shape[1] for level in flow(torch.rand(1, 10, 32, 32))] == [256, 320]
+
+
+@pytest.mark.parametrize(
+    ("channels", "mean", "frame", "seen"),
+    # The released code feeds bytes of flow less 128, and differences of bytes as they are.
+    [(10, 0.5, 1.0, 127.5), (15, 0.0, -0.2, -51.0)],
+)
+def test_other_modalities_are_centred_and_in_the_range_of_bytes(
+    channels: int, mean: float, frame: float, seen: float
+) -> None:
+    network = BnInception(levels=[0], in_channels=channels, mean=mean)
+    normal = network._normal(torch.full((1, channels, 2, 2), frame))
+    torch.testing.assert_close(normal, torch.full_like(normal, seen))
+
+
+def test_other_channels_want_a_mean() -> None:
+    with pytest.raises(ValueError, match=r"features\.mean=null: expected a value for 10 channels"):
+        BnInception(levels=[0], in_channels=10)
 
 
 def test_without_channels_there_is_no_network() -> None:

@@ -13,6 +13,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowfeat.features.first_layer import input_statistics
 from flowfeat.features.timm_features import TimmFeatures
 
 OFF_TAPS = (0, 1, 2, 3, 4, 5, 6, 8, 9)
@@ -209,12 +210,15 @@ class BnInception(TimmFeatures):
         reduce_to: None for the raw blocks, as recognition wants them.
         bgr_255: Feed BGR in 0 .. 255 minus (104, 117, 128), as the public PyTorch weights and the
             released code want it; else RGB as timm normalises ImageNet.
-        in_channels: Of the frames. With other than 3 (flow, differences), which are expected around
-            0, the first layer's weights are their average over RGB, and no mean is taken off.
+        in_channels: Of the frames. With other than 3 (flow, differences) the first layer's weights
+            are their average over RGB; ``bgr_255`` then gives the range of 255 alone.
+        mean: What is taken from the frames as they come (differences 0, flow 0.5), one number or
+            one per channel; null for RGB's own.
+        std: By what the rest is divided; null: as for RGB, the mean of its three.
         **arguments: Of :class:`TimmFeatures`; ``checkpoint_path`` reads the public weights.
 
     Raises:
-        ValueError: No channels; see also :class:`TimmFeatures`.
+        ValueError: No channels, or no mean for others than RGB; see also :class:`TimmFeatures`.
     """
 
     def __init__(
@@ -224,6 +228,8 @@ class BnInception(TimmFeatures):
         reduce_to: int | None = None,
         bgr_255: bool = True,
         in_channels: int = 3,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
         **arguments: Any,
     ) -> None:
         if in_channels < 1:
@@ -231,12 +237,11 @@ class BnInception(TimmFeatures):
         arguments = {"model": "bn_inception"} | arguments
         super().__init__(levels=levels, stride=stride, reduce_to=reduce_to, **arguments)
         self.bgr = bgr_255 and in_channels == 3
+        usual = (self.mean.flatten().tolist(), self.std.flatten().tolist())
         if bgr_255:
-            self.mean = torch.tensor((128.0, 117.0, 104.0)).view(3, 1, 1) / 255  # RGB, as frames
-            self.std = torch.full((3, 1, 1), 1 / 255)
+            usual = ([value / 255 for value in (128, 117, 104)], [1 / 255] * 3)  # RGB, as frames
+        self.mean, self.std = input_statistics(in_channels, (mean, std), usual)
         if in_channels != 3:
-            self.mean = torch.zeros(in_channels, 1, 1)
-            self.std = self.std.mean().expand(in_channels, 1, 1).clone()
             _average_first_layer(self.backbone, in_channels)
 
     def _normal(self, frames: Tensor) -> Tensor:
