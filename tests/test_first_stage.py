@@ -15,6 +15,7 @@ from flowfeat.checkpoint import read_checkpoint
 from flowfeat.first_stage import (
     compose_first_stage,
     find_finished,
+    first_stage_figures,
     first_stage_folder,
     with_first_stage,
 )
@@ -136,6 +137,22 @@ def test_parts_that_are_given_need_no_first_stage(tmp_path):
         config = cli.compose_config([*TWO, *words])
         assert with_first_stage(config, tmp_path, fake) is config
     assert not fake.runs
+
+
+def test_a_sibling_gives_its_report_and_no_parts(tmp_path, monkeypatch):
+    root = f"run_root={tmp_path}"
+    config = cli.compose_config(["task=vimeo90k", "method=off", root])
+    assert list(config.first_stage.parts) == []
+    sibling = cli.compose_config(["task=vimeo90k", "method=per_frame", root])
+    folder = finished(sibling, "before")
+    (folder / "results.json").write_text(json.dumps({"PSNR": 33.25, "train_seconds": 9}))
+    fake = Fake()
+    monkeypatch.setattr("flowfeat.first_stage.overridden", lambda: [root])
+    whole = with_first_stage(config, tmp_path / "vimeo90k/off/now", fake)
+    assert fake.runs == []  # a finished one is used again
+    assert all(path is None for path in whole.start_from.values())
+    expected = {"first_stage_PSNR": 33.25, "first_stage_train_seconds": 9.0}
+    assert first_stage_figures(whole, "PSNR") == expected
 
 
 def test_without_a_command_line_it_says_what_to_give(tmp_path):

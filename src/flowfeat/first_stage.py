@@ -1,7 +1,8 @@
 """Two-stage training as one command: an ordinary run of another method first, or a finished one.
 
 Section 4.2.1 of OFF: the feature network is trained by itself, then kept as it is. `first_stage`
-names that method and the parts which it provides; they become this run's `start_from`.
+names that method and the parts which it provides; they become this run's `start_from`. Without
+parts it is a sibling, trained to be compared with.
 """
 
 import json
@@ -61,7 +62,8 @@ def with_first_stage(config: DictConfig, folder: Path, train: Train) -> DictConf
         log.info(f"first stage: {checkpoint} was trained with this config and is used again")
     else:
         place = first_stage_folder(config, folder)
-        log.info(f"first stage: method {first.method}, for {', '.join(stage.parts)}")
+        purpose = ", ".join(stage.parts) or "comparison"
+        log.info(f"first stage: method {first.method}, for {purpose}")
         train(first, place)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.barrier()  # the first process writes what all are to read
@@ -69,6 +71,7 @@ def with_first_stage(config: DictConfig, folder: Path, train: Train) -> DictConf
         log.info(f"second stage: method {config.method}")
     config = config.copy()
     config.resume = None
+    OmegaConf.update(config, "first_stage.checkpoint", str(checkpoint), force_add=True)
     for part in stage.parts:
         OmegaConf.update(config, f"start_from.{part}", str(checkpoint), force_add=True)
     return config
@@ -206,11 +209,10 @@ def first_stage_figures(config: DictConfig, monitor: str) -> dict[str, float]:
     """Return what the report of the first stage says: its score, and what it took.
 
     Args:
-        config: With `start_from` filled in.
+        config: As ``with_first_stage`` gave it back.
         monitor: The figure by which checkpoints are chosen.
     """
-    stage = config.get("first_stage")
-    checkpoint = start_files(config).get(stage.parts[0]) if stage else None
+    checkpoint = (config.get("first_stage") or {}).get("checkpoint")
     if checkpoint is None:
         return {}
     report = Path(checkpoint).parent / "results.json"
