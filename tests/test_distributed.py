@@ -197,6 +197,7 @@ def test_processes_of_torchrun_need_one_run_folder(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_a_whole_run_on_two_devices_leaves_one_report(tmp_path):
     words = [
         *VID,
@@ -209,7 +210,7 @@ def test_a_whole_run_on_two_devices_leaves_one_report(tmp_path):
         "evaluation.pairs_every=4",
     ]
     script = Path(sys.executable).parent / "flowfeat-train"
-    done = subprocess.run([script, *words], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([script, *words], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "runs/vid/dff").iterdir()
     results = json.loads((folder / "results.json").read_text())
