@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.options import AugmentOptions, check_crop_fits, checked_crop
+from flowfeat.heads.segmentation import IGNORED
 
 
 class Augmented(NamedTuple):
@@ -29,12 +30,15 @@ class Augmented(NamedTuple):
 class Augment(AugmentOptions):
     """Random changes of a clip; with all values 0 and no crop nothing changes.
 
-    ``crop`` is the height and width in pixels of a part drawn uniformly; ``flip`` is the
-    probability of mirroring left and right; ``brightness``, ``contrast`` and ``saturation`` are the
-    largest relative changes, ``hue`` the largest turn (0 .. 0.5).
+    ``crop`` is the height and width in pixels of a part drawn uniformly; ``crop_on`` the
+    probability that it is drawn around a pixel whose label is neither 0 nor ignored, if there is
+    one: most parts of a large picture do not show a small object. ``flip`` is the probability of
+    mirroring left and right; ``brightness``, ``contrast`` and ``saturation`` are the largest
+    relative changes, ``hue`` the largest turn (0 .. 0.5).
     """
 
     crop: Sequence[int] | None = None
+    crop_on: float = 0.0
     flip: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
@@ -47,6 +51,8 @@ class Augment(AugmentOptions):
             if not 0 <= value <= most:
                 raise ValueError(f"data.augment.{name}={value}: expected 0 .. {most}")
         self.crop = checked_crop(self.crop)
+        if self.crop_on and self.crop is None:
+            raise ValueError(f"data.augment.crop_on={self.crop_on}: expected data.augment.crop too")
 
     def __call__(
         self,
@@ -61,7 +67,7 @@ class Augment(AugmentOptions):
         of masks are moved, never mixed.
 
         Raises:
-            ValueError: A crop that is larger than the picture.
+            ValueError: A crop larger than the picture, or aimed at labels where there are none.
         """
         height, width = frames.shape[1:3]
         if masks is None:
@@ -70,6 +76,8 @@ class Augment(AugmentOptions):
             return Augmented(frames, boxes, np.arange(len(boxes)), masks)
         if self.crop is not None:
             check_crop_fits(self.crop, (height, width))
+        if self.crop_on and not len(masks):
+            raise ValueError(f"data.augment.crop_on={self.crop_on}: expected data with label maps")
         self._compose.set_random_seed(seed)
         drawn = self._compose(
             images=frames,
@@ -100,6 +108,11 @@ class Augment(AugmentOptions):
         transforms: list[Any] = [albumentations.HorizontalFlip(p=self.flip)]
         if self.crop is not None:  # first: what is cut away need not be changed
             transforms.insert(0, albumentations.RandomCrop(self.crop[0], self.crop[1], p=1.0))
+            if self.crop_on:  # leaves nothing for the other to cut
+                aimed = albumentations.CropNonEmptyMaskIfExists(
+                    *self.crop, ignore_values=[0, IGNORED], p=self.crop_on
+                )
+                transforms.insert(0, aimed)
         if any(colour):
             b, c, s, h = colour
             jitter = albumentations.ColorJitter(

@@ -65,6 +65,25 @@ def test_a_crop_cuts_frames_boxes_and_masks_at_one_place():
     assert max(x for _, x, _ in places) > 18
 
 
+def test_crops_show_a_small_object_as_often_as_asked():
+    masks = np.zeros((2, 24, 40), np.uint8)
+    masks[:, :, 36:] = 255
+    masks[1, 5:7, 4:6] = 3
+    aimed, half = Augment(crop=[8, 8], crop_on=1.0), Augment(crop=[8, 8], crop_on=0.5)
+    drawn = [aimed(FRAMES, BOXES[:0], seed, masks).masks for seed in range(20)]
+    assert all(found.shape == (2, 8, 8) and (found[1] == 3).any() for found in drawn)
+    assert len({np.argwhere(found[1] == 3)[0].tobytes() for found in drawn}) > 5
+    shown = [(half(FRAMES, BOXES[:0], seed, masks).masks == 3).any() for seed in range(60)]
+    assert 0.35 < np.mean(shown) < 0.85  # of the others, 15 % show it by chance
+    empty = np.zeros((1, 24, 40), np.uint8)
+    places = {aimed(FRAMES, BOXES[:0], seed, empty).frames.tobytes() for seed in range(5)}
+    assert len(places) > 3  # nothing to aim at: anywhere
+    with pytest.raises(ValueError, match=r"crop_on=1.0: expected data with label maps"):
+        aimed(FRAMES, BOXES[:0], 0)
+    with pytest.raises(ValueError, match=r"crop_on=0.5: expected data.augment.crop too"):
+        Augment(crop_on=0.5)
+
+
 def test_a_crop_larger_than_the_picture_is_refused():
     with pytest.raises(ValueError, match=r"crop=\[25, 16\]: expected at most \[24, 40\]"):
         Augment(crop=[25, 16])(FRAMES, BOXES, 0)
@@ -82,7 +101,7 @@ def test_nothing_to_do_and_no_boxes():
 
 
 def test_bad_options_name_the_choices():
-    with pytest.raises(ValueError, match=r"augment\.flop: expected one of crop, flip, brightness"):
+    with pytest.raises(ValueError, match=r"augment\.flop: expected one of crop, crop_on, flip, brightness"):
         Augment.from_mapping({"flop": 0.5})
     with pytest.raises(ValueError, match=r"augment\.flip=1.5: expected 0 .. 1"):
         Augment.from_mapping({"flip": 1.5})
