@@ -163,6 +163,16 @@ def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, node
 
 
+WITHOUT_EFFECT = (
+    "callbacks.checkpoints.",
+    "callbacks.progress",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+)
+"""Settings that change no figure: when states are saved, and on which devices a batch is spread."""
+
+
 def changed(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Iterable[str]) -> list[str]:
     """Return the keys whose values differ.
 
@@ -175,7 +185,7 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any], chosen: Iterable[
         for key in now
         if key not in before and any(key == n or key.startswith(f"{n}.") for n in names)
     ]
-    return sorted({*gone, *new})
+    return sorted(key for key in {*gone, *new} if not key.startswith(WITHOUT_EFFECT))
 
 
 def write_json(path: Path, content: object) -> None:
