@@ -6,10 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from flowfeat import cli, overrides
+from flowfeat.action_prediction import WindowsSummary, write_windows
+from flowfeat.action_windows import ActionWindows
 from flowfeat.batches import StreamChunk, VideoData, VideoSource
 from flowfeat.build import build_data
 from flowfeat.checkpoint import restore_task
@@ -31,8 +33,10 @@ from flowfeat.prediction import (
     Summary,
     measure_baseline,
     predict_stream,
+    whole_file,
 )
 from flowfeat.speed import run_stream
+from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask, video_task
 from flowfeat.video_writer import VideoWriter
 
@@ -41,10 +45,13 @@ log = logging.getLogger(__name__)
 USAGE = (
     "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
     "[threshold=0.3] [baseline=40] [label_maps=true] [side_by_side=true] [crf=20] "
-    "[trust=[package]] [overrides]"
+    "[window=2.0] [stride=1.0] [trust=[package]] [overrides]"
 )
+OF_ACTIONS = ("window", "stride")
+"""Arguments of recognition alone, in seconds: length and distance of the windows."""
 CHUNK = 8  # frames decoded at a time: memory does not depend on the length of the video
 LISTED = 0.05  # least score in the JSON lines; `threshold` is for the pictures
+DAY = 86400  # seconds, the longest window
 CRF = 20  # quality of the video, where the task does not want another
 
 
@@ -105,6 +112,7 @@ class Video:
 def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     """Predict one video and write `<out>/<name>.mp4` and `<out>/<name>.jsonl`.
 
+    Recognition writes a line per window, and `<out>/<name>_timeline.png`; see ``_predict_actions``.
     With `label_maps=true` also one PNG per frame, whose grey values are labels, in
     `<out>/<name>_labels/`. With `side_by_side=true` the video shows each frame before and after.
 
@@ -124,8 +132,12 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
     task = task.to(fabric.device)
-    drawing = _drawing(arguments, task)
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
+    if isinstance(task, RecognitionTask):
+        return _predict_actions(task, stored, arguments, path, fabric)
+    for name in set(OF_ACTIONS) & set(arguments):
+        raise cli.UsageError(f"{name}: task {stored.config.task} is predicted frame by frame")
+    drawing = _drawing(arguments, task)
     video = Video(path, build_data(stored.config), fabric.device)
     finals = _finals(stored, arguments, video)
     if wants_maps and not isinstance(task, LabelMapping):
@@ -151,6 +163,49 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     return Summary(video.name, clock.frames, seconds, clock.seconds, baseline).line(task.temporal)
 
 
+def _predict_actions(
+    task: RecognitionTask,
+    stored: overrides.Stored,
+    arguments: Mapping[str, str],
+    path: Path,
+    fabric: Fabric,
+) -> str:
+    """Recognise actions in windows of ``window`` seconds, one every ``stride`` seconds.
+
+    Each is scored as a test video, with beta segments (``clip.beta``) at equal steps in time. The
+    video shows the best classes of the window whose centre is nearest, those of a probability from
+    ``threshold`` (0) on.
+    """
+    for name in ("label_maps", "side_by_side"):
+        if overrides.switch(arguments, name):
+            raise cli.UsageError(f"{name}=true: task {stored.config.task} predicts no pictures")
+    window, stride = (_seconds(arguments, *each) for each in (("window", 2.0), ("stride", 1.0)))
+    drawing = _drawing({"threshold": "0", **arguments}, task)
+    video = ActionWindows(path, build_data(stored.config), window, stride, fabric.device)
+    finals = _finals(stored, arguments, video)
+    picture = finals[0].with_name(f"{video.name}_timeline.png")
+    clock = ModelClock(fabric.device)
+    begin = time.perf_counter()
+    try:
+        with torch.inference_mode(), fabric.autocast():
+            write_windows(task, video, clock, (*finals, picture), drawing.threshold, drawing.crf)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"{path}: interrupted after {video.shown} of {len(video.source)} frames, "
+            "nothing was written"
+        ) from None
+    seconds = time.perf_counter() - begin
+    log.info(f"wrote {finals[0]}, {finals[1].name} and {picture.name}")
+    return WindowsSummary(video.name, len(video.windows), video.shown, seconds, clock).line()
+
+
+def _seconds(arguments: Mapping[str, str], name: str, default: float) -> float:
+    value = overrides.number(arguments, name, default, least=0.1)
+    if value > DAY:
+        raise cli.UsageError(f"{name}={arguments[name]}: expected 0.1 .. {DAY} seconds")
+    return value
+
+
 def _drawing(arguments: Mapping[str, str], task: VideoTask) -> Drawing:
     crf = overrides.number(
         arguments, "crf", task.crf if isinstance(task, Restoring) else CRF, least=0
@@ -173,7 +228,7 @@ def _fabric(config: DictConfig) -> Fabric:
 
 
 def _finals(
-    stored: overrides.Stored, arguments: Mapping[str, str], video: Video
+    stored: overrides.Stored, arguments: Mapping[str, str], video: Video | ActionWindows
 ) -> tuple[Path, Path]:
     """Name the two files to write, and see that they can be."""
     default = stored.checkpoint.path.resolve().parent / "predictions"
@@ -188,18 +243,6 @@ def _finals(
     if any(path.resolve() == video.path.resolve() for path in finals):
         raise cli.UsageError(f"out={out}: would replace the video itself, choose another folder")
     return finals
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """Write a text file that appears under its name only when the block ends well."""
-    partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        with partial.open("w") as file:
-            yield file
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(
@@ -246,7 +289,7 @@ def main() -> None:
     cli.quiet_lightning()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        own = ("out", "threshold", "baseline", "label_maps", "side_by_side", "crf")
+        own = ("out", "threshold", "baseline", "label_maps", "side_by_side", "crf", *OF_ACTIONS)
         command = overrides.take_apart(USAGE, ("ckpt", "video"), own)
         log.info(predict(overrides.open_stored(command), command.arguments))
     except cli.USER_ERRORS as error:

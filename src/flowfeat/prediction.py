@@ -1,10 +1,13 @@
 """Run a task over one video of any length: predictions frame by frame, and how fast they came."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TextIO, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from flowfeat.metering import synchronize
 from flowfeat.speed import StreamSpeed, measure_stream
 from flowfeat.streaming import Result, steps_of
 from flowfeat.tasks.video_task import VideoTask
+from flowfeat.written_aside import aside
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) RGB."""
@@ -81,13 +85,20 @@ class ModelClock:
 
     def time(self, work: Callable[[], list[Result[_Tag]]]) -> list[Result[_Tag]]:
         """Run one step and note its seconds and what it gave."""
-        synchronize(self.device)
-        begin = time.perf_counter()
-        results = work()
-        synchronize(self.device)
-        self.seconds += time.perf_counter() - begin
+        with self.timed(0):
+            results = work()
         self.frames += len(results)
         return results
+
+    @contextmanager
+    def timed(self, frames: int) -> Iterator[None]:
+        """Note the seconds of a block that works on so many frames."""
+        synchronize(self.device)
+        begin = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - begin
+        self.frames += frames
 
 
 def predict_stream(
@@ -185,3 +196,21 @@ class Summary:
             f"{words}; {self.baseline.speed.speedup:.2f} times per-frame at "
             f"l = {temporal.key_frames.interval} (on the first {self.baseline.frames} frames)"
         )
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a hidden place to write a file at; it gets its name only when the block ends well."""
+    partial = aside(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Write a text file that appears under its name only when the block ends well."""
+    with whole(path) as partial, partial.open("w") as file:
+        yield file
