@@ -101,7 +101,8 @@ def test_nothing_to_do_and_no_boxes():
 
 
 def test_bad_options_name_the_choices():
-    with pytest.raises(ValueError, match=r"augment\.flop: expected one of crop, crop_on, flip, brightness"):
+    choices = r"augment\.flop: expected one of crop, crop_on, flip, brightness"
+    with pytest.raises(ValueError, match=choices):
         Augment.from_mapping({"flop": 0.5})
     with pytest.raises(ValueError, match=r"augment\.flip=1.5: expected 0 .. 1"):
         Augment.from_mapping({"flip": 1.5})
