@@ -256,12 +256,12 @@ def test_limits_of_validation(root):
 
 def test_every_snippet_is_streamed_by_one_rank(root):
     names = []
-    for rank in range(4):
+    for rank in range(2):
         data = vid(root)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=4, strategy=strategy)
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
         names.append({batch["snippets"][0] for batch in data.val_dataloader()})
-    assert names == [{VAL + "0"}, {VAL + "1"}, {VAL + "2"}, set()]
+    assert names == [{VAL + "0", VAL + "2"}, {VAL + "1"}]
 
 
 def test_ranks_share_a_global_batch(root):

@@ -104,8 +104,8 @@ class CorrelationFlow(FlowNetwork):
         ours, theirs = both.chunk(2)
         costs = correlate(F.normalize(ours, dim=1), F.normalize(theirs, dim=1), self.radius)
         likely = (costs * self.sharpness).softmax(1)
-        with torch.autocast(current.device.type, enabled=False):  # bfloat16 has 1/32 pixel at 8
-            expected = torch.einsum("bdhw,cd->bchw", likely.float(), self.cells)
+        # A product, not a matrix product, which autocast would take in bfloat16: 1/32 cell at 8.
+        expected = (likely.float()[:, None] * self.cells[:, :, None, None]).sum(2)
         decoded = self.decoder(torch.cat((costs, ours, expected), dim=1))
         return expected + self.correct(decoded), decoded
 
