@@ -100,10 +100,10 @@ def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
     [
         ("key_frames.intervall=5", "expected one of key_frames: interval"),
         ("data.rot=x", "expected one of data: allow_missing, augment, batch_size"),
-        ("seed.x=1", "expected one of callbacks, clip, data"),
-        ("sed=1", "expected one of callbacks, clip, data"),
+        ("seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
+        ("sed=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
         ("key_frames={intervall: 5}", "expected one of key_frames: interval"),
-        ("nothing.here=1", "expected one of callbacks, clip, data"),
+        ("nothing.here=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
     ],
 )
 def test_an_unknown_key_names_the_keys(config, change, said):

@@ -45,7 +45,7 @@ class WindowPrediction(NamedTuple):
 
 def score_clip(task: RecognitionTask, batch: RecognitionBatch) -> Tensor:
     """Return the fused scores (B, C) of whole clips as in testing; NaN where nothing is said."""
-    steps, valid = task._steps(batch)  # (B, T, L, C), (B, T, L)
+    steps, valid = task.score_steps(batch)  # (B, T, L, C), (B, T, L)
     scores, known = consensus(steps, valid & ~batch["repeats"][..., None])
     return fuse_levels(scores.masked_fill(~known[..., None], torch.nan), task.score_weights)
 

@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from flowfeat import cli
 from flowfeat.checkpoint import Checkpoint, read_checkpoint
 
-PRESETS = ("task", "method", "experiment")
-"""Groups that choose other groups; a checkpoint has chosen already."""
+PRESETS = ("task", "method", "experiment", "modality", "training")
+"""Groups that choose or fill other groups; a checkpoint has chosen already."""
 
 
 class Command(NamedTuple):

@@ -107,7 +107,7 @@ class RecognitionTask(VideoTask):
         self.key_share.reset()
 
     def validation_step(self, batch: RecognitionBatch, batch_index: int) -> None:
-        steps, valid = self._steps(batch)  # (B, T, L, C), (B, T, L)
+        steps, valid = self.score_steps(batch)  # (B, T, L, C), (B, T, L)
         counts = valid & ~batch["repeats"][..., None]
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(batch["snippets"]):
@@ -159,7 +159,7 @@ class RecognitionTask(VideoTask):
         return found
 
     @torch.no_grad()
-    def _steps(self, batch: RecognitionBatch) -> tuple[Tensor, Tensor]:
+    def score_steps(self, batch: RecognitionBatch) -> tuple[Tensor, Tensor]:
         """Run whole clips: scores (B, T, L, C) and validity (B, T, L) of every step."""
         frames = batch["frames"]
         shape = frames.shape[:2]
