@@ -57,23 +57,15 @@ def integral_image(maps: Tensor) -> Tensor:
     # In place, because at full size the allocation of each copy costs as much as the sums.
     sums = maps.new_zeros(batch, height + 1, width + 1, channels, dtype=dtype)
     sums[:, 1:, 1:] = maps.permute(0, 2, 3, 1)
-    if maps.device.type == "cpu" and not (torch.is_grad_enabled() and maps.requires_grad):
-        return _add_up_rows(sums)
+    learns = torch.is_grad_enabled() and maps.requires_grad
+    if maps.device.type == "cpu" and torch.get_num_threads() == 1 and not learns:
+        # A row at a time adds whole vectors, where ``cumsum_`` walks down the map once for every
+        # number of a row: half of its time. The same sums in the same order. More threads would
+        # meet at every row's end, and that costs them more than it saves.
+        for y in range(2, height + 1):
+            sums[:, y] += sums[:, y - 1]
+        return sums.cumsum_(2)
     return sums.cumsum_(1).cumsum_(2)
-
-
-def _add_up_rows(sums: Tensor) -> Tensor:
-    """Sum (B, h, w, C) down and to the right in place, in the order of two ``cumsum_``.
-
-    A row at a time stays in the cache and adds whole vectors, where ``cumsum_`` walks through the
-    map once for every number of a row: half of its time on a CPU. Where gradients or a GPU wait,
-    so many small calls cost more than they save.
-    """
-    for y in range(2, sums.shape[1]):
-        sums[:, y] += sums[:, y - 1]
-    for y in range(1, sums.shape[1]):
-        sums[:, y].cumsum_(1)
-    return sums
 
 
 def position_sensitive_vote(

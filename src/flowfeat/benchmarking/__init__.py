@@ -1,0 +1,1 @@
+"""Measurements of `flowfeat-benchmark`, a file per question."""

@@ -1,0 +1,102 @@
+"""Every switch leaves the results equal within its tolerance, and says what it cannot do."""
+
+import copy
+
+import pytest
+import torch
+
+from flowfeat.acceleration import Acceleration
+from flowfeat.cli import compose_config
+from flowfeat.profile import build_random
+from flowfeat.streaming import Stream, steps_of
+from flowfeat.tasks.video_task import VideoTask
+from flowfeat.trust import build
+
+SIZE = (32, 48)
+SMALL = ["task=cityscapes", "method=dff", "flow=flownet_quarter", "profile.num_classes=4"]
+SMALL += ["features=resnet18", "+features.model=test_resnet"]
+
+
+@pytest.fixture(scope="module")
+def task() -> VideoTask:
+    torch.manual_seed(0)
+    overrides = [o.replace("+features.model", "features.model") for o in SMALL]
+    return build_random(compose_config(overrides))
+
+
+def maps(task: VideoTask, running: Acceleration) -> torch.Tensor:
+    """Return the head's raw maps of a key frame and two others (3, ...)."""
+    frames = torch.rand(1, 3, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    running.prepare(task)
+    state, raw = None, []
+    with running.at_work(frames.device):
+        for _, step, starts in steps_of(frames, torch.tensor([True])):
+            output, state = task.temporal.step(step, starts, state)
+            raw.append(task.head(output.features, output.frames).float().clone())
+    return torch.cat(raw)
+
+
+@pytest.mark.parametrize(
+    ("switches", "tolerance"),
+    [
+        ({"inference_mode": False}, 0.0),
+        ({"channels_last": True}, 1e-4),
+        ({"autocast": True}, 5e-2),  # bfloat16 has 8 bits, and there are two networks in a row
+        ({"compile": ("key", "non_key"), "backend": "aot_eager"}, 1e-4),
+    ],
+)
+def test_a_switch_keeps_the_results(
+    task: VideoTask, switches: dict[str, object], tolerance: float
+) -> None:
+    expected = maps(copy.deepcopy(task), Acceleration())
+    found = maps(copy.deepcopy(task), Acceleration(**switches))  # type: ignore[arg-type]
+    assert expected.std() > 0
+    torch.testing.assert_close(
+        found / expected.std(), expected / expected.std(), rtol=0, atol=tolerance
+    )
+
+
+def test_switches_really_switch(task: VideoTask) -> None:
+    other = Acceleration(channels_last=True, compile=("key", "non_key"), backend="eager")
+    changed = other.prepare(copy.deepcopy(task))
+    weight = next(p for p in changed.parameters() if p.ndim == 4 and min(p.shape) > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert changed.state_dict().keys() == task.state_dict().keys()
+    with Acceleration(autocast=True).at_work(torch.device("cpu")):
+        assert torch.is_inference_mode_enabled()
+        assert torch.is_autocast_enabled("cpu")
+    with Acceleration(inference_mode=False).at_work(torch.device("cpu")):
+        assert not torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
+
+
+def test_compiled_paths_are_the_ones_that_run(task: VideoTask) -> None:
+    ran: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        return lambda *given: (ran.append("compiled"), graph.forward(*given))[1]
+
+    def stream(running: Acceleration, count: int) -> int:
+        torch.compiler.reset()
+        ran.clear()
+        changed = running.prepare(copy.deepcopy(task))
+        on = Stream(changed.temporal, changed.head)
+        with running.at_work(torch.device("cpu")):
+            for t in range(count):
+                on.push(torch.rand(1, 3, *SIZE), torch.tensor([t == 0]), torch.tensor([SIZE]), t)
+        return len(ran)
+
+    key = Acceleration(compile=("key",), backend=backend)  # type: ignore[arg-type]
+    assert stream(key, 1) == stream(key, 3) > 0  # N_feat runs on the first frame alone
+    non_key = Acceleration(compile=("non_key",), backend=backend)  # type: ignore[arg-type]
+    assert stream(non_key, 3) > stream(non_key, 1) > 0  # the head, and then the flow network too
+
+
+def test_the_config_builds_the_switches_and_names_unknown_paths() -> None:
+    config = compose_config(["acceleration.channels_last=true", "acceleration.compile=[key]"])
+    running = build(config.acceleration)
+    assert running.channels_last
+    assert list(running.compile) == ["key"]
+    with pytest.raises(ValueError, match=r"acceleration.compile=\['all'\]: expected some of key"):
+        Acceleration(compile=("all",))
