@@ -19,7 +19,7 @@ CHOICE := task=$(TASK) method=$(METHOD)
 DATA := $(if $(DATA_ROOT),"data.root='$(DATA_ROOT)'")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark-data methods sweep test test-slow lint format clean
+.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark benchmark-data methods sweep test test-slow lint format clean
 
 help: ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ fuse: $(STAMP) ## fuse the scores of recognition runs: SCORES="a/scores.npz:1 b/
 
 degrade: $(STAMP) ## make compressed frames for TASK=vimeo90k once: DATA_ROOT= [ARGS="data.codec=h264 data.quality=37"]
 	@$(BIN)/flowfeat-degrade data=vimeo90k $(DATA) $(ARGS)
+
+benchmark: $(STAMP) ## what a method and its training cost, in one run: TASK= METHOD= [ARGS=]
+	@$(BIN)/flowfeat-benchmark $(CHOICE) $(DATA) $(ARGS)
 
 benchmark-data: $(STAMP) ## clips per second of decord, PyAV and OpenCV: [DATA_ROOT=] [ARGS=]
 	@$(BIN)/flowfeat-benchmark-data task=ucf101 method=per_frame $(DATA) $(ARGS)
