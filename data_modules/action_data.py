@@ -29,8 +29,7 @@ from data_modules.clips import ConsistentInterval
 from data_modules.modalities import Modality, choose_modality
 from data_modules.sampling import EpochSampler, assign_snippets, mixed_order, share
 from data_modules.video_data import ClipLoader, OpenVideo, VideoDataModule, to_float
-from flowfeat.batches import RecognitionBatch, StreamChunk, VideoSource
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler, RecognitionBatch, StreamChunk, VideoSource
 
 CROPS = (1, 10)
 

@@ -8,7 +8,7 @@ among these, so that every segment lies inside the video.
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler
 
 
 @runtime_checkable

@@ -14,8 +14,7 @@ from data_modules.clean_clips import CleanClip, CleanFrames, read_degraded
 from data_modules.resize import Frames
 from data_modules.sampling import draws
 from data_modules.video_data import Clip, StreamKey, collate, to_float
-from flowfeat.batches import RestorationBatch
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler, RestorationBatch
 
 _NO_BOXES = np.zeros((0, 4), np.float32)
 

@@ -15,8 +15,7 @@ from data_modules.augment import Augment
 from data_modules.resize import Frames, Resize
 from data_modules.sampling import draws
 from data_modules.video_data import Clip, StreamKey, collate
-from flowfeat.batches import SegmentationBatch
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler, SegmentationBatch
 
 LabelMap = NDArray[np.uint8]
 """(H, W), 0 .. number of classes - 1, or 255: ignored."""

@@ -31,8 +31,7 @@ from data_modules.video_data import (
     collate,
     read_clip,
 )
-from flowfeat.batches import DetectionBatch, VideoSource
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler, DetectionBatch, VideoSource
 
 
 @dataclass

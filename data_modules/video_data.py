@@ -23,8 +23,7 @@ from data_modules.options import check_least
 from data_modules.resize import Frames, Resize, pad_clips
 from data_modules.sampling import EpochSampler, Order, assign_snippets, share
 from data_modules.video import open_video
-from flowfeat.batches import StreamChunk, VideoBatch, VideoSource
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler, StreamChunk, VideoBatch, VideoSource
 
 HOST_KEYS = ("indices", "targets", "starts", "seeds")
 """Batch keys that stay on the CPU: they steer the program, and reading them must not wait."""

@@ -20,10 +20,8 @@ AT_ONCE = 4  # segments whose pictures are in memory in their own size
 CHUNK = 8  # frames shown at a time
 
 
-class TestSampler(Protocol):
+class SegmentSampler(Protocol):
     """Chooses the segments that are tested."""
-
-    __test__ = False  # for pytest, which would take the name for a test
 
     def testing(self, length: int) -> list[int]:
         """Return beta positions, ascending, each 0 .. length - 1."""
@@ -46,7 +44,7 @@ class SegmentModality(Protocol):
 class ActionVideoData(Protocol):
     """What recognising actions in a video needs of a data module."""
 
-    sampler: TestSampler
+    sampler: SegmentSampler
     modality: SegmentModality
 
     def open(self, path: Path) -> VideoSource:

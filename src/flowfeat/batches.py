@@ -77,6 +77,15 @@ class RestorationBatch(VideoBatch):
     clean: list[Tensor]  # B * S of (3, H, W)
 
 
+class ClipSampler(Protocol):
+    """Chooses the frames of a training clip around a labelled frame."""
+
+    def __call__(
+        self, length: int, labelled: int, rng: np.random.Generator
+    ) -> tuple[list[int], list[int]]:
+        """Return T frame indices, each 0 .. length - 1, and the target steps among them."""
+
+
 @runtime_checkable
 class VideoSource(Protocol):
     """Frame-exact random access to one video file or folder of frames."""

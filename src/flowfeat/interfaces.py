@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-import numpy as np
 from torch import Tensor, nn
 
 Features = tuple[Tensor, ...]
@@ -299,12 +298,3 @@ class KeyFrameScheduler(Protocol):
     @property
     def network(self) -> "AgreementNetwork | None":
         """What it learns, if anything; the method names it "schedule" among its parts."""
-
-
-class ClipSampler(Protocol):
-    """Chooses the frames of a training clip around a labelled frame."""
-
-    def __call__(
-        self, length: int, labelled: int, rng: np.random.Generator
-    ) -> tuple[list[int], list[int]]:
-        """Return T frame indices, each 0 .. length - 1, and the target steps among them."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_modules.clips import ConsistentInterval, Pair, Segments, Single, Window
-from flowfeat.interfaces import ClipSampler
+from flowfeat.batches import ClipSampler
 
 
 @st.composite
