@@ -71,7 +71,10 @@ def claim(check: str, report: Report) -> str:
         verdict = judge(check, report.figures, report.points)
     except MissingFigure as error:
         return f"**undecided**, {error} (`{check}`)"
-    return f"**{'holds' if verdict.holds else 'does not hold'}** ({difference(verdict)}; `{check}`)"
+    word = "holds" if verdict.holds else "does not hold"
+    if verdict.spread is not None and abs(verdict.difference) <= verdict.spread:
+        word += ", within the spread"
+    return f"**{word}** ({difference(verdict)}; `{check}`)"
 
 
 def difference(verdict: Verdict) -> str:
