@@ -1,13 +1,15 @@
 """Crops of action clips: scale-jittered corner crops for training, centre or ten for testing."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from data_modules.options import AugmentOptions
 
 # In quarters of the room that a crop leaves: (down, right).
 CORNERS = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
@@ -27,7 +29,7 @@ class Crop(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CornerCrops:
+class CornerCrops(AugmentOptions):
     """The random crop of a training clip (TSN: corner cropping and scale jittering).
 
     Height and width are drawn from ``scales`` times the picture's short side, at most
@@ -53,15 +55,6 @@ class CornerCrops:
             )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"data.augment.flip={self.flip}: expected 0 .. 1")
-
-    @classmethod
-    def from_mapping(cls, options: Mapping[str, Any] | None) -> "CornerCrops":
-        """Build from a config's mapping; ValueError names the choices for an unknown key."""
-        known = [field.name for field in fields(cls)]
-        for name in options or {}:
-            if name not in known:
-                raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
-        return cls(**dict(options or {}))
 
     def draw(self, height: int, width: int, seed: int) -> Crop:
         """Draw the one crop of a clip whose pictures have this size."""

@@ -5,16 +5,16 @@ flow, and weighted per position by how much their embeddings agree with the curr
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, Output, TemporalModule
+from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, Output
 from flowfeat.metering import part
 from flowfeat.ops.warp import warp_levels
+from flowfeat.temporal.windowed import Windowed
 
 AT_ONCE = 6  # neighbours that are carried together: bounds the memory, whatever the window
 
@@ -27,13 +27,6 @@ class Slot(NamedTuple):
     videos: Tensor  # (B,) i64 on the CPU, numbers of the streams' videos
 
 
-@dataclass(frozen=True)
-class Window:
-    """State of B streams: their latest steps, oldest first."""
-
-    slots: tuple[Slot, ...]
-
-
 class Neighbours(NamedTuple):
     """Frames that are carried to some of R current frames."""
 
@@ -42,7 +35,7 @@ class Neighbours(NamedTuple):
     features: Features  # (r, C, h, w) per level
 
 
-class FlowGuidedAggregation(TemporalModule):
+class FlowGuidedAggregation(Windowed[Slot]):
     """Aggregates a window around every frame; N_feat runs once per frame, the flow once per pair.
 
     Args:
@@ -68,7 +61,7 @@ class FlowGuidedAggregation(TemporalModule):
         embed_warped: bool = True,
         own_in_training: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(before, after)
         if before < 0 or after < 0 or before + after == 0:
             raise ValueError(
                 f"temporal: before={before}, after={after}: expected 0 or more, not both 0"
@@ -76,27 +69,11 @@ class FlowGuidedAggregation(TemporalModule):
         self.features = features
         self.flow = flow
         self.embeddings = nn.ModuleList(Embedding(c) for c in features.trunk_channels)
-        self.before, self.after, self.delay = before, after, after
         self.embed_warped, self.own_in_training = embed_warped, own_in_training
         self.channels, self.strides = features.channels, features.strides
 
-    def step(
-        self, frames: Tensor, starts: Tensor, state: Window | None
-    ) -> tuple[Output | None, Window]:
-        slots = () if state is None else state.slots
-        if slots and slots[-1].frames.shape != frames.shape:
-            slots = ()  # another resolution: nothing that was remembered fits
-        # A stream that starts keeps its past, of another video, for the frames that are still due.
-        videos = slots[-1].videos + starts if slots else torch.zeros(len(frames), dtype=torch.int64)
-        slots = (*slots, Slot(frames, self._prepare(frames), videos))
-        slots = slots[-(self.before + 1 + self.after) :]
-        centre = len(slots) - 1 - self.after
-        return self._output(slots, centre) if centre >= 0 else None, Window(slots)
-
-    def flush(self, state: Window) -> tuple[Output, ...]:
-        count = len(state.slots)
-        due = range(max(0, count - self.after), count)
-        return tuple(self._output(state.slots, centre) for centre in due)
+    def _remember(self, frames: Tensor, videos: Tensor) -> Slot:
+        return Slot(frames, self._prepare(frames), videos)
 
     def _output(self, slots: tuple[Slot, ...], centre: int) -> Output:
         own = slots[centre]
@@ -108,9 +85,6 @@ class FlowGuidedAggregation(TemporalModule):
                 levels = tuple(level[same] for level in slot.features)
                 neighbours.append(Neighbours(same, slot.frames[same], levels))
         return self._finish(own.frames, self._aggregate(own.frames, own.features, neighbours))
-
-    def training_keys(self, indices: Tensor) -> Tensor:
-        return torch.ones(indices.shape, dtype=torch.bool)
 
     def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
         batch, length = clip.shape[:2]

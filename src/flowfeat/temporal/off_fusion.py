@@ -1,17 +1,17 @@
 """OFF in detection and segmentation: motion between frames, merged into the map the head reads."""
 
 import copy
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from flowfeat.interfaces import FeatureNetwork, Features, Output, TemporalModule
+from flowfeat.interfaces import FeatureNetwork, Features, Output
 from flowfeat.metering import part
 from flowfeat.temporal.flow_guided import choose
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_motion import Layer, Motion, MotionMerge, Pair
+from flowfeat.temporal.windowed import Windowed
 
 SIDE = 256  # of the frame on which a stage is measured
 
@@ -25,14 +25,7 @@ class Slot(NamedTuple):
     videos: Tensor  # (B,) i64 on the CPU, numbers of the streams' videos
 
 
-@dataclass(frozen=True)
-class Steps:
-    """State of B streams: their latest steps, oldest first."""
-
-    slots: tuple[Slot, ...]
-
-
-class OffFusion(TemporalModule):
+class OffFusion(Windowed[Slot]):
     """Adds the motion between a frame and its neighbours to the last level (Tables 6 and 7).
 
     N_feat and the units' reductions run once per frame. A frame that has no neighbour, as the first
@@ -61,7 +54,7 @@ class OffFusion(TemporalModule):
         after: int = 0,
         stages: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(before, after)
         if min(before, after) < 0 or before == after == 0:
             raise ValueError(
                 f"temporal.before={before}, temporal.after={after}: expected 0 or more, not both 0"
@@ -69,8 +62,7 @@ class OffFusion(TemporalModule):
         check_split(features)
         self.features = features
         self.channels, self.strides = features.channels, features.strides
-        self.before, self.after, self.stages = before, after, stages
-        self.delay = after
+        self.stages = stages
         channels, strides = [features.channels[-1]], [features.strides[-1]]
         if stages is not None:
             fine = measure_stage(features, stages)
@@ -79,23 +71,8 @@ class OffFusion(TemporalModule):
         self.off_network = motion(channels, strides, layer)
         self._fine_stride = strides[0]
 
-    def step(
-        self, frames: Tensor, starts: Tensor, state: Steps | None
-    ) -> tuple[Output | None, Steps]:
-        slots = () if state is None else state.slots
-        if slots and slots[-1].frames.shape != frames.shape:
-            slots = ()  # another resolution: nothing that was remembered fits
-        # A stream that starts keeps its past, of another video, for the frame that is still due.
-        videos = slots[-1].videos + starts if slots else torch.zeros(len(frames), dtype=torch.int64)
-        slots = (*slots, Slot(frames, *self._prepare(frames), videos))
-        slots = slots[-(self.before + 1 + self.after) :]
-        centre = len(slots) - 1 - self.after
-        return self._output(slots, centre) if centre >= 0 else None, Steps(slots)
-
-    def flush(self, state: Steps) -> tuple[Output, ...]:
-        count = len(state.slots)
-        due = range(max(0, count - self.after), count)
-        return tuple(self._output(state.slots, centre) for centre in due)
+    def _remember(self, frames: Tensor, videos: Tensor) -> Slot:
+        return Slot(frames, *self._prepare(frames), videos)
 
     def _output(self, slots: tuple[Slot, ...], centre: int) -> Output:
         own, pairs = slots[centre], []
@@ -108,9 +85,6 @@ class OffFusion(TemporalModule):
             reduced = own.reduced if other is None else other.reduced
             pairs.append(_pair(own.reduced, reduced, offset, there))
         return self._merge(own.frames, own.features, pairs)
-
-    def training_keys(self, indices: Tensor) -> Tensor:
-        return torch.ones(indices.shape, dtype=torch.bool)
 
     def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
         batch, length = clip.shape[:2]

@@ -1,16 +1,16 @@
 """DnCNN_OFF: the motion between adjacent frames, refined, is added to the current features."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowfeat.features.dncnn import convolutions
-from flowfeat.interfaces import FeatureNetwork, Output, TemporalModule
+from flowfeat.interfaces import FeatureNetwork, Output
 from flowfeat.metering import part
 from flowfeat.temporal.off_layer import OffLayer, Reduced
+from flowfeat.temporal.windowed import Windowed
 
 PAIRS = {1: ((0, 0),), 2: ((-1, 0),), 3: ((-1, 0), (0, 1))}
 """Frames in use -> the pairs whose OFF is taken, as offsets from the current frame."""
@@ -25,14 +25,7 @@ class Slot(NamedTuple):
     videos: Tensor  # (B,) i64 on the CPU, numbers of the streams' videos
 
 
-@dataclass(frozen=True)
-class Steps:
-    """State of B streams: their latest steps, oldest first."""
-
-    slots: tuple[Slot, ...]
-
-
-class OffRestoration(TemporalModule):
+class OffRestoration(Windowed[Slot]):
     """OFF after the third convolution, five convolutions, an identity around both (Figure 6).
 
     N_feat and the OFF layer's reduction run once per frame. Where a video begins or ends, the frame
@@ -58,9 +51,9 @@ class OffRestoration(TemporalModule):
         frames: int = 3,
         depth: int = 5,
     ) -> None:
-        super().__init__()
         if frames not in PAIRS:
             raise ValueError(f"temporal.frames={frames}: expected 1, 2 or 3")
+        super().__init__(before=1, after=max(0, frames - 2))
         if depth < 1:
             raise ValueError(f"temporal.depth={depth}: expected at least 1 convolution")
         if len(features.trunk_channels) != 1:
@@ -71,26 +64,10 @@ class OffRestoration(TemporalModule):
         self.off = layer(width)
         self.offsets = PAIRS[frames]
         self.refinement = convolutions(len(self.offsets) * self.off.out_channels, width, depth)
-        self.delay = max(0, frames - 2)
         self.channels, self.strides = features.channels, features.strides
 
-    def step(
-        self, frames: Tensor, starts: Tensor, state: Steps | None
-    ) -> tuple[Output | None, Steps]:
-        slots = () if state is None else state.slots
-        if slots and slots[-1].frames.shape != frames.shape:
-            slots = ()  # another resolution: nothing that was remembered fits
-        # A stream that starts keeps its past, of another video, for the frame that is still due.
-        videos = slots[-1].videos + starts if slots else torch.zeros(len(frames), dtype=torch.int64)
-        slots = (*slots, Slot(frames, *self._prepare(frames), videos))
-        slots = slots[-(2 + self.delay) :]
-        centre = len(slots) - 1 - self.delay
-        return self._output(slots, centre) if centre >= 0 else None, Steps(slots)
-
-    def flush(self, state: Steps) -> tuple[Output, ...]:
-        count = len(state.slots)
-        due = range(max(0, count - self.delay), count)
-        return tuple(self._output(state.slots, centre) for centre in due)
+    def _remember(self, frames: Tensor, videos: Tensor) -> Slot:
+        return Slot(frames, *self._prepare(frames), videos)
 
     def _output(self, slots: tuple[Slot, ...], centre: int) -> Output:
         own = slots[centre]
@@ -99,9 +76,6 @@ class OffRestoration(TemporalModule):
             for before, after in self.offsets
         ]
         return self._finish(own.frames, own.maps, pairs)
-
-    def training_keys(self, indices: Tensor) -> Tensor:
-        return torch.ones(indices.shape, dtype=torch.bool)
 
     def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
         batch, length = clip.shape[:2]
