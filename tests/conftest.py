@@ -1,6 +1,7 @@
 """Fixtures for every test: where the real samples lie, and one thread per test process."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,16 @@ def samples() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real samples are absent: {folder} (set FLOWFEAT_SAMPLES)")
     return folder
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let time pass in `sleep` alone: no figure depends on how busy the machine is."""
+    now = 0.0
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "sleep", work)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)

@@ -89,16 +89,16 @@ def test_motion_by_a_cell_moves_features_by_a_cell(model: str, level: int) -> No
 @pytest.mark.parametrize("model", ["resnet18", "resnet26"])
 def test_dilation_keeps_the_values_of_the_undilated_network(model: str) -> None:
     """At stride 16 every second cell is what the network computes at stride 32, where dilated."""
-    fine = TimmFeatures(model, reduce_to=None).eval()
-    coarse = TimmFeatures(model, stride=32, reduce_to=None).eval()
-    paper = TimmFeatures(model, reduce_to=None, dilate_first_block=True).eval()
+    fine = TimmFeatures(model, reduce_to=None).eval().double()  # convolutions round otherwise
+    coarse = TimmFeatures(model, stride=32, reduce_to=None).eval().double()
+    paper = TimmFeatures(model, reduce_to=None, dilate_first_block=True).eval().double()
     lively(fine)
     for network in (coarse, paper):
         network.load_state_dict(fine.state_dict())
-    frames = torch.rand(1, 3, 97, 130)
+    frames = torch.rand(1, 3, 97, 130, dtype=torch.float64)
     with torch.no_grad():
         every_second = fine(frames)[0][..., ::2, ::2]
-        assert torch.allclose(every_second, coarse(frames)[0], atol=1e-5)
+        assert torch.allclose(every_second, coarse(frames)[0], atol=1e-9)
         # All 3x3 convolutions of conv5 dilated, as the paper says: other values.
         assert not torch.allclose(paper(frames)[0][..., ::2, ::2], coarse(frames)[0], atol=1e-3)
     last = [m for m in paper.backbone["layer4"].modules() if isinstance(m, nn.Conv2d)]
@@ -106,13 +106,13 @@ def test_dilation_keeps_the_values_of_the_undilated_network(model: str) -> None:
 
 
 def test_dilated_by_4_at_stride_8() -> None:
-    fine = TimmFeatures("resnet18", stride=8, reduce_to=None).eval()
-    coarse = TimmFeatures("resnet18", stride=32, reduce_to=None).eval()
+    fine = TimmFeatures("resnet18", stride=8, reduce_to=None).eval().double()
+    coarse = TimmFeatures("resnet18", stride=32, reduce_to=None).eval().double()
     lively(fine)
     coarse.load_state_dict(fine.state_dict())
-    frames = torch.rand(1, 3, 97, 130)
+    frames = torch.rand(1, 3, 97, 130, dtype=torch.float64)
     with torch.no_grad():
-        assert torch.allclose(fine(frames)[0][..., ::4, ::4], coarse(frames)[0], atol=1e-5)
+        assert torch.allclose(fine(frames)[0][..., ::4, ::4], coarse(frames)[0], atol=1e-9)
     assert fine.strides == (8,)
 
 
