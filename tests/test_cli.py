@@ -102,6 +102,17 @@ def test_errors_are_one_line_without_their_layers():
         (["data.root={tmp}/empty"], "empty"),
         (["data.root={tmp}/absent"], "absent"),
         (["run_root=/proc/nothing"], "run_root=/proc/nothing"),
+        (
+            [
+                "trainer.val_check_interval=1.0",
+                "data.synthetic_root={tmp}/data",
+                "++data.synthetic.train_snippets=1",
+                "++data.synthetic.val_snippets=1",
+                "++data.synthetic.frames=10",
+                "++data.synthetic.stills=1",
+            ],
+            "`val_check_interval` should be an integer",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_line_and_status_2(

@@ -17,11 +17,18 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-USER_ERRORS = (ValueError, OSError, InstantiationException, OmegaConfBaseException)
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    InstantiationException,
+    OmegaConfBaseException,
+    MisconfigurationException,  # settings of the trainer that do not go together
+)
 
 
 class UsageError(ValueError):
