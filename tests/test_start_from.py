@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 from flowfeat import cli
 from flowfeat.build import build_task
 from flowfeat.checkpoint import read_checkpoint, restore_task, write_checkpoint
+from flowfeat.first_stage import with_first_stage
 from flowfeat.optimization import thawed
 from flowfeat.start_from import start_parts, untrained
 from flowfeat.tasks.video_task import VideoTask
-from flowfeat.train import train
+from flowfeat.train import train, warms_up
 
 FLOW = ("flow=flownet_quarter", "flow.width=0.0625", "flow.groups=null")
 CLASSES = ("airplane", "car", "cattle", "dog")
@@ -73,6 +74,52 @@ def stored(tmp_path_factory) -> dict[str, Path]:
 
 def task_of(path: Path) -> VideoTask:
     return restore_task(read_checkpoint(path))
+
+
+def test_all_gives_every_part_that_no_other_key_names(stored):
+    config = dff("dff", f"start_from.all={stored['dff']}")
+    whole = build(config, 1)
+    start_parts(whole, config)
+    assert same(whole, task_of(stored["dff"]))
+    assert not warms_up(config, whole)
+
+    mixed = dff(
+        "dff", f"start_from.all={stored['dff']}", f"start_from.features={stored['per_frame']}"
+    )
+    task = build(mixed, 1)
+    start_parts(task, mixed)
+    assert same(task.parts()["features"], task_of(stored["per_frame"]).parts()["features"])
+    assert same(task.parts()["head"], task_of(stored["per_frame"]).parts()["head"])
+    assert same(task.parts()["flow"], task_of(stored["dff"]).parts()["flow"])
+
+
+def test_all_parts_need_to_be_there(stored):
+    config = dff("dff", f"start_from.all={stored['per_frame']}")
+    with pytest.raises(ValueError, match=r"per_frame\.ckpt has no flow, only features, head"):
+        start_parts(build(config, 1), config)
+
+
+def test_off_goes_on_end_to_end(tmp_path):
+    """The optional third stage of OFF (section 4.2.1): everything starts where stage two ended."""
+    words = ("task=ucf101", "method=off", "features.model=test_resnet", "logger=none")
+    second = cli.compose_config([*words, "first_stage=none"])
+    before = build(second, 1)
+    write_checkpoint(tmp_path / "off.ckpt", before, second)
+    config = cli.compose_config(
+        [
+            *words,
+            f"start_from.all={tmp_path / 'off.ckpt'}",
+            "optim.factors.features=1",
+            "optim.factors.head=1",
+        ]
+    )
+    config = with_first_stage(config, tmp_path, lambda *_: pytest.fail("stage one is not needed"))
+    after = build(config, 2)
+    assert not same(before, after)
+    start_parts(after, config)
+    after.begin()
+    assert same(before, after)
+    assert all(parameter.requires_grad for parameter in after.parameters())
 
 
 def test_separate_is_put_together_from_two_checkpoints(stored):

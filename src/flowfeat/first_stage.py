@@ -19,7 +19,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowfeat import cli
 from flowfeat.checkpoint import read_checkpoint
-from flowfeat.start_from import start_files
+from flowfeat.start_from import starts
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def with_first_stage(config: DictConfig, folder: Path, train: Train) -> DictConf
             `start_from` has another.
     """
     stage = config.get("first_stage")
-    if not stage or set(stage.parts) & set(start_files(config)):
+    if not stage or any(starts(config, part) for part in stage.parts):
         return config
     resume = _resumed(config)
     if config.resume is not None and resume is None:

@@ -1,6 +1,7 @@
 """Begin with parts of other runs: `start_from.features=<checkpoint>`, and so head; `flow.weights`.
 
-`flow.weights` also takes public FlowNet-S state dicts.
+`start_from.all` gives every part that no other key names, as a run that goes on from another one
+under other settings wants it. `flow.weights` also takes public FlowNet-S state dicts.
 """
 
 import logging
@@ -28,11 +29,20 @@ OPTIONAL = {"flow": "scale."}
 """Weights that one of two networks may lack: a fresh scale field is 1 everywhere anyway."""
 
 
+ALL = "all"
+"""The key of `start_from` that stands for every part."""
+
+
 def start_files(config: DictConfig) -> dict[str, str]:
-    """Return the checkpoint of every part that starts from one."""
+    """Return the checkpoint of every part, or of ``ALL``, that starts from one."""
     files = {str(part): str(path) for part, path in config.start_from.items() if path}
     flow = OmegaConf.select(config, "flow.weights")
     return files | ({"flow": str(flow)} if flow else {})
+
+
+def starts(config: DictConfig, part: str) -> bool:
+    """Say whether a part begins with weights of another run."""
+    return bool({part, ALL} & start_files(config).keys())
 
 
 def key_of(part: str) -> str:
@@ -52,9 +62,13 @@ def start_parts(task: Task, config: DictConfig) -> None:
         ValueError: A part that the task or the checkpoint lacks, or that does not fit; a frozen
             part without weights from anywhere.
     """
-    files = start_files(config)
     parts = task.parts()
-    _check(files, parts, config)
+    with_weights = [name for name, module in parts.items() if module.state_dict()]
+    files = start_files(config)
+    whole = files.pop(ALL, None)
+    if whole is not None:
+        files = dict.fromkeys(with_weights, whole) | files
+    _check(files, parts, with_weights, config)
     trust = tuple(config.trust)
     contents = {path: read_content(path) for path in dict.fromkeys(files.values())}
     for part, path in files.items():
@@ -71,9 +85,13 @@ def start_parts(task: Task, config: DictConfig) -> None:
         log.info(f"{part}: weights of {path}")
 
 
-def _check(files: Mapping[str, str], parts: Mapping[str, nn.Module], config: DictConfig) -> None:
+def _check(
+    files: Mapping[str, str],
+    parts: Mapping[str, nn.Module],
+    with_weights: Sequence[str],
+    config: DictConfig,
+) -> None:
     """See that every named part has weights, and every frozen part has them from somewhere."""
-    with_weights = [name for name, module in parts.items() if module.state_dict()]
     for part in files:
         if part not in with_weights:
             known = ", ".join(with_weights)

@@ -22,7 +22,7 @@ from flowfeat.optimization import thawed
 from flowfeat.processes import is_first, require_common_folder
 from flowfeat.report import peak_memory_gb, print_table, write_results
 from flowfeat.resume import check_resumed, find_last
-from flowfeat.start_from import start_files, start_parts, untrained
+from flowfeat.start_from import start_parts, starts, untrained
 from flowfeat.tasks.task import Task
 from flowfeat.trust import build
 
@@ -76,7 +76,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
 
 def warms_up(config: DictConfig, task: Task) -> bool:
     """Say whether the flow network first learns from synthetic pairs: not if it has learnt."""
-    if not config.warmup or config.resume is not None or "flow" in start_files(config):
+    if not config.warmup or config.resume is not None or starts(config, "flow"):
         return False
     flow = task.parts().get("flow")
     if flow is None:
