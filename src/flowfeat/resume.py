@@ -15,6 +15,7 @@ MAY_CHANGE = (
     "callbacks",
     "profile",
     "evaluation",
+    "expected",
     "trainer",  # but for MUST_STAY: how long, how often and on which devices
     "warmup",  # what came before the checkpoint: its weights hold the result
     "first_stage",
