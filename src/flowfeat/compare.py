@@ -21,7 +21,7 @@ HIGHER = re.compile(r"(mAP|AP|mIoU|IoU|fps|speedup|accuracy|top5|mean_class_accu
 LOWER = re.compile(r"(ms|gflops|EPE|loss|peak_memory|train_seconds)")
 """How figures that are better high, or low, begin; no best is marked among others."""
 
-NOISE = ("run_root", "logger", "resume", "callbacks.progress")
+NOISE = ("run_root", "logger", "resume", "callbacks.progress", "expected")
 """Settings that say nothing about what was run."""
 
 

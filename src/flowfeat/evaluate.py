@@ -13,8 +13,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from flowfeat import cli, overrides
 from flowfeat.build import build_data
+from flowfeat.causes import as_trained
 from flowfeat.checkpoint import restore_task
 from flowfeat.evaluation import evaluate
+from flowfeat.expected import read_expected
 from flowfeat.report import peak_memory_gb
 from flowfeat.train import (
     build_callbacks,
@@ -41,6 +43,7 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     """
     config = stored.config
     pl.seed_everything(config.seed, workers=True, verbose=False)
+    expected = read_expected(as_trained(config, stored.checkpoint.config))
     data = build_data(config)
     task = restore_task(stored.checkpoint, config)
     data.prepare_data()
@@ -56,7 +59,7 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     results = evaluate(trainer, task, data, **evaluation_arguments(config))
     results |= {"peak_memory_gb": peak_memory_gb()}
     if trainer.is_global_zero:
-        finish(results, config, folder, trainer)
+        finish(results, config, folder, trainer, expected)
     return results
 
 

@@ -25,12 +25,15 @@ log = logging.getLogger(__name__)
 
 Train = Callable[[DictConfig, Path], Mapping[str, float]]
 
-OWN = ("method", "temporal", "flow", "key_frames", "warmup", "first_stage", "start_from")
+OWN = (
+    *("method", "temporal", "flow", "key_frames", "warmup"),
+    *("first_stage", "start_from", "expected"),
+)
 """Groups and keys that belong to the method: the first stage has those of its own."""
 NEVER = (*OWN, "resume", "optim.factors")
 """What the first stage takes from no command line: `optim.factors` says what the second one keeps
 as it is."""
-ASIDE = ("run_root", "resume", "logger", "profile", "trust")
+ASIDE = ("run_root", "resume", "logger", "profile", "trust", "expected")
 """What two runs with the same result may differ in, beside their progress bars."""
 
 

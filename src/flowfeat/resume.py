@@ -1,12 +1,11 @@
 """Going on from a run: which checkpoint, and that nothing has changed which decides its result."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from flowfeat.checkpoint import read_checkpoint
+from flowfeat.settings import changed, first_few, under, word
 
 MAY_CHANGE = (
     "resume",
@@ -16,6 +15,7 @@ MAY_CHANGE = (
     "callbacks",
     "profile",
     "evaluation",
+    "expected",
     "trainer",  # but for MUST_STAY: how long, how often and on which devices
     "warmup",  # what came before the checkpoint: its weights hold the result
     "first_stage",
@@ -38,7 +38,6 @@ MUST_STAY = (
     "trainer.gradient_clip_val",
     "trainer.gradient_clip_algorithm",
 )
-_SHOWN = 6  # differences in the one line
 
 
 def find_last(path: str | Path) -> Path:
@@ -70,45 +69,19 @@ def check_resumed(config: DictConfig) -> None:
     differing = differences(stored, config)
     if not differing:
         return
-    shown = ", ".join(differing[:_SHOWN])
-    more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     raise ValueError(
-        f"resume={config.resume}: expected the settings of that run, found {shown}{more} "
+        f"resume={config.resume}: expected the settings of that run, found {first_few(differing)} "
         "(resume= goes on with the same training; start_from.<part>= begins another)"
     )
 
 
 def differences(stored: DictConfig, config: DictConfig) -> list[str]:
     """List settings that decide the result and differ, as ``key=new (was old)``."""
-    before, now = dict(_leaves(_plain(stored))), dict(_leaves(_plain(config)))
     found = []
-    for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)  # an absent key and null mean the same
-        if old == new or _may_change(key):
+    for key, old, new in changed(stored, config):
+        if key not in MUST_STAY and under(key, MAY_CHANGE):
             continue
         if key == "data.root" and None not in (old, new):
             continue
-        found.append(f"{key}={_word(new)} (was {_word(old)})")
+        found.append(f"{key}={word(new)} (was {word(old)})")
     return found
-
-
-def _plain(config: DictConfig) -> Any:
-    return OmegaConf.to_container(config, resolve=True)
-
-
-def _leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _leaves(value, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, node
-
-
-def _may_change(key: str) -> bool:
-    return key not in MUST_STAY and any(
-        key == free or key.startswith(f"{free}.") for free in MAY_CHANGE
-    )
-
-
-def _word(value: Any) -> str:
-    return "null" if value is None else str(value)

@@ -17,6 +17,7 @@ from flowfeat import cli
 from flowfeat.build import build_data, build_task
 from flowfeat.checkpoint import Provenance, write_checkpoint
 from flowfeat.evaluation import evaluate
+from flowfeat.expected import Expected, read_expected, verdict
 from flowfeat.first_stage import first_stage_figures, with_first_stage
 from flowfeat.optimization import thawed
 from flowfeat.processes import is_first, require_common_folder
@@ -41,6 +42,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     if is_first():
         OmegaConf.save(config, folder / "config.yaml")
     log.info(f"run folder: {folder}")
+    expected = read_expected(config)
     data = build_data(config)
     task = build_task(config, data.classes)
     if config.resume is not None:
@@ -69,7 +71,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     results |= {"train_seconds": seconds, "peak_memory_gb": peak_memory_gb()}
     results |= first_stage_figures(config, task.monitor)
     if trainer.is_global_zero:
-        finish(results, config, folder, trainer)
+        finish(results, config, folder, trainer, expected)
     close(trainer.loggers)
     return results
 
@@ -150,15 +152,23 @@ def evaluation_arguments(config: DictConfig) -> dict[str, Any]:
 
 
 def finish(
-    results: dict[str, float], config: DictConfig, folder: Path, trainer: pl.Trainer
+    results: dict[str, float],
+    config: DictConfig,
+    folder: Path,
+    trainer: pl.Trainer,
+    expected: Expected | None = None,
 ) -> None:
-    """Save, log and print the report."""
+    """Save, log and print the report, and how it lies to a paper's figures."""
     path = write_results(results, folder)
     for logger in trainer.loggers:
         logger.log_metrics(results, step=trainer.global_step)
         logger.save()
     print_table(results, f"{config.task} / {config.method}")
     log.info(f"report: {path}")
+    if expected is not None:
+        lines = verdict(expected, results)
+        log.info("\n".join(lines))
+        (folder / "expected.txt").write_text("\n".join(lines) + "\n")
 
 
 def close(loggers: list[Logger]) -> None:

@@ -17,7 +17,7 @@ from flowfeat.start_from import key_of
 STAMP = "run.json"
 """File in every run's folder: what made it."""
 
-UNIMPORTANT = ("run_root", "logger", "profile", "resume")
+UNIMPORTANT = ("run_root", "logger", "profile", "resume", "expected")
 """Settings that do not change what a training or an evaluation gives."""
 
 
