@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flowfeat.checkpoint import read_checkpoint
+from flowfeat.checkpoint import checkpoint_of, read_content
 
 MAY_CHANGE = (
     "resume",
@@ -38,6 +38,7 @@ MUST_STAY = (
     "trainer.gradient_clip_val",
     "trainer.gradient_clip_algorithm",
 )
+FIRST = ("method", "task")
 _SHOWN = 6  # differences in the one line
 
 
@@ -63,11 +64,18 @@ def check_resumed(config: DictConfig) -> None:
     """See that `resume` names a checkpoint of ours, made with the same settings.
 
     Raises:
-        ValueError: Settings outside ``MAY_CHANGE`` differ; the line lists them.
+        ValueError: Settings outside ``MAY_CHANGE`` differ, and the line lists them; or weights
+            alone, without the state of a training.
         FileNotFoundError, PermissionError: See ``read_checkpoint``.
     """
-    stored = read_checkpoint(config.resume, tuple(config.trust)).config
+    content = read_content(config.resume)
+    stored = checkpoint_of(content, config.resume, tuple(config.trust)).config
     differing = differences(stored, config)
+    if not differing and "optimizer_states" not in content:
+        raise ValueError(
+            f"resume={config.resume}: expected the last.ckpt of a training, found weights alone "
+            "(start_from.<part>= begins with them)"
+        )
     if not differing:
         return
     shown = ", ".join(differing[:_SHOWN])
@@ -79,10 +87,13 @@ def check_resumed(config: DictConfig) -> None:
 
 
 def differences(stored: DictConfig, config: DictConfig) -> list[str]:
-    """List settings that decide the result and differ, as ``key=new (was old)``."""
+    """List settings that decide the result and differ, as ``key=new (was old)``.
+
+    Task and method come first: what else differs follows from them.
+    """
     before, now = dict(_leaves(_plain(stored))), dict(_leaves(_plain(config)))
     found = []
-    for key in sorted(before.keys() | now.keys()):
+    for key in sorted(before.keys() | now.keys(), key=lambda k: (k not in FIRST, k)):
         old, new = before.get(key), now.get(key)  # an absent key and null mean the same
         if old == new or _may_change(key):
             continue
