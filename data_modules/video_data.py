@@ -1,6 +1,7 @@
 """What every video data module shares: clips that become batches, their loaders, and streams."""
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -132,13 +133,11 @@ class ClipLoader(DataLoader[Any]):
                 if not self.for_gpu and "frames" in batch:
                     batch["frames"] = to_float(batch["frames"])
                 yield batch
-        except _PLAIN as error:
-            # A worker's error carries its traceback as text, the message in the last line.
-            if not str(error).startswith("Caught") or type(error) not in _PLAIN:
+        except (ValueError, OSError) as error:
+            if not str(error).startswith("Caught"):
                 raise
-            last = str(error).strip().splitlines()[-1]
             clear_frames(error.__traceback__)  # they hold the workers, which would end 5 s late
-            raise type(error)(last.partition(": ")[2]) from None
+            raise _plain(error) from None
 
     def state_dict(self) -> dict[str, int]:
         """Return how far the epoch is."""
@@ -150,7 +149,18 @@ class ClipLoader(DataLoader[Any]):
             self.sampler.resume(state_dict["epoch"], state_dict["batches"])
 
 
-_PLAIN = (ValueError, FileNotFoundError)  # not their children, which want other arguments
+def _plain(error: Exception) -> Exception:
+    """Return a worker's error, which carries its traceback as text, with its message alone."""
+    last = str(error).strip().splitlines()[-1]
+    message = last.partition(": ")[2] or last
+    system = _SYSTEM.fullmatch(message)
+    if system is None or not isinstance(error, OSError):
+        return type(error)(message)
+    return OSError(int(system[1]), system[2], system[3])  # becomes the child of that number
+
+
+_SYSTEM = re.compile(r"\[Errno (\d+)\] (.+?): '(.+)'")
+"""What the system's own errors say: the number, the reason and the file."""
 
 
 class ClipDataModule(pl.LightningDataModule, ABC):

@@ -44,6 +44,8 @@ def test_an_unknown_key_names_the_keys():
     assert line("data.rot=/x").startswith("data.rot: unknown key, expected one of data: ")
     assert "root" in line("data.rot=/x")
     assert "key_frames" in line("key_frame.interval=3")
+    none = line("method=per_frame", "key_frames.interval=3")
+    assert none == "key_frames.interval: unknown key, key_frames has none here"
 
 
 def test_every_yaml_quotes_the_word_off():

@@ -82,11 +82,21 @@ def test_other_folders_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
     broken.mkdir()
     (broken / "results.json").write_text('{"mAP": ')
     strange = made(tmp_path / "strange", {"mAP": "high"})
+    foreign = made(tmp_path / "foreign", {"mAP": 0.5})
+    (tmp_path / "foreign" / "results.json").write_bytes(b"\xff\xfe\x00")
+    cut = made(tmp_path / "cut", {"mAP": 0.5}, "seed: [1")
+    dangling = made(tmp_path / "dangling", {"mAP": 0.5}, "seed: ${b.c}")
+    plain = made(tmp_path / "plain", {"mAP": 0.5}, "- 1")
+    settings = "config.yaml: expected the settings of a run, found"
     for words, line in (
         ([run, str(empty)], f"{empty}: has no results.json (no finished run), expected a run"),
         ([run, str(tmp_path / "none")], "none: no such folder, expected a run folder"),
         ([run, str(broken)], f"{broken}/results.json: expected JSON"),
         ([run, strange], "expected a mapping of names to numbers"),
+        ([run, foreign], f"{foreign}/results.json: expected JSON, found bytes that are no text"),
+        ([run, cut], f"{cut}/{settings} while parsing a flow sequence"),
+        ([run, dangling], f"{dangling}/{settings} Interpolation key 'b.c' not found"),
+        ([run, plain], f"{plain}/{settings} no mapping"),
         ([run], "expected two run folders or more; usage: flowfeat-compare"),
     ):
         with pytest.raises(SystemExit) as left:

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from data_modules.sampling import assign_snippets
-from flowfeat import cli, processes
+from flowfeat import cli, processes, train
 from flowfeat.build import build_data, build_task
 from flowfeat.interfaces import Detections
 from flowfeat.tasks.detection import DetectionTask
@@ -151,6 +151,34 @@ def test_segmentation_scores_as_on_one_device(tmp_path):
     assert set(first) == set(figures)
     for name, value in figures.items():
         assert first[name] == second[name] == pytest.approx(value, abs=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("trainer.devices=4", "data.batch_size=4", "data.synthetic.train_snippets=4"),
+            "more ranks than snippets, expected at most 3 processes for the 3 snippets of this "
+            "evaluation, found 4",
+        ),
+        (
+            ("trainer.devices=2", "data.batch_size=3"),
+            "data.batch_size=3: expected a positive multiple of the 2 processes",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_out_is_said_once_by_one_process(
+    words, said, monkeypatch, capsys, tmp_path
+):
+    places = (f"data.synthetic_root={tmp_path / 'data'}", f"run_root={tmp_path / 'runs'}")
+    monkeypatch.setattr(sys, "argv", ["flowfeat-train", *CITYSCAPES, *places, *words])
+    monkeypatch.setattr(pl.Trainer, "fit", None)  # which would start the others
+    with pytest.raises(SystemExit) as left:
+        train.main()
+    assert left.value.code == 2
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("flowfeat: error: ")]
+    assert len(lines) == 1
+    assert said in lines[0]
 
 
 def test_more_ranks_than_snippets_are_refused_before_the_training(monkeypatch):

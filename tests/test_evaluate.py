@@ -130,13 +130,21 @@ def test_a_config_that_does_not_fit_ends_in_one_line(monkeypatch, capsys, ckpt, 
 
 
 def test_what_is_no_checkpoint_is_named(monkeypatch, capsys, tmp_path):
-    missing, text, foreign = (tmp_path / name for name in ("a.ckpt", "b.ckpt", "c.ckpt"))
+    missing, text, foreign, cut, half, code = (tmp_path / f"{name}.ckpt" for name in "abcdef")
     text.write_text("not weights")
     torch.save({"state_dict": {}}, foreign)
+    cut.write_bytes(foreign.read_bytes()[:200])
+    torch.save({"state_dict": {"w": torch.zeros(4000)}}, half)
+    half.write_bytes(half.read_bytes()[:5000])
+    torch.save({"state_dict": {}, "path": tmp_path}, code)
     for path, said in (
         (missing, "no such checkpoint"),
-        (text, "not a readable checkpoint"),
+        (text, "not a readable checkpoint (it is no file of torch)"),
         (foreign, "not a checkpoint of flowfeat"),
+        (cut, "not a readable checkpoint (it is cut short or damaged)"),
+        (half, "not a readable checkpoint (it is cut short or damaged)"),
+        (code, "not a readable checkpoint (it holds pathlib.PosixPath, expected tensors and plain"),
     ):
         line = refusal(monkeypatch, capsys, path)
         assert line.startswith(f"{path}: {said}")
+        assert "weights_only" not in line

@@ -96,9 +96,17 @@ def test_the_command_prints_the_figures(tmp_path, monkeypatch, capsys):
         assert re.search(rf"{name}\W+{value:.3f}", printed)
 
 
-@pytest.mark.parametrize("words", [[], ["a.npz:-1"], ["/no/such.npz:2"]])
-def test_bad_words_end_in_one_line(monkeypatch, capsys, words):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no scores; usage: flowfeat-fuse"),
+        (["a.npz:-1"], "a.npz:-1: expected weights of at least 0, found -1"),
+        (["/no/such.npz:2"], "/no/such.npz: no such scores"),
+    ],
+)
+def test_bad_words_end_in_one_line(monkeypatch, capsys, words, said):
     monkeypatch.setattr(sys, "argv", ["flowfeat-fuse", *words])
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as left:
         script.main()
-    assert capsys.readouterr().err.startswith("flowfeat: error: ")
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith(f"flowfeat: error: {said}")

@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from flowfeat import train
-from flowfeat.resume import differences, find_last
+from flowfeat.resume import check_resumed, differences, find_last
 from flowfeat.tasks.video_task import VideoTask
 
 STEPS = 8
@@ -136,6 +136,24 @@ def test_a_changed_config_is_refused_with_its_differences(monkeypatch, root, cap
     assert left.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "data.batch_size=4 (was 2), seed=3 (was 0) (resume=" in line
+
+
+def test_another_task_and_method_come_first_among_the_differences():
+    def config(**changes):
+        return OmegaConf.create({"clip": 1, "method": "dff", "task": "vid", **changes})
+
+    found = differences(config(), config(clip=2, method="hold", task="cityscapes"))
+    assert found == ["method=hold (was dff)", "task=cityscapes (was vid)", "clip=2 (was 1)"]
+
+
+def test_weights_alone_are_no_training_to_go_on_with(tmp_path):
+    path = tmp_path / "best.ckpt"  # as a method leaves it that trains nothing
+    config = OmegaConf.create({"task": "vid", "trust": [], "resume": str(path)})
+    record = {"config": OmegaConf.to_yaml(config), "classes": []}
+    torch.save({"state_dict": {}, "flowfeat": record}, path)
+    said = r"best.ckpt: expected the last.ckpt of a training, found weights alone \(start_from"
+    with pytest.raises(ValueError, match=said):
+        check_resumed(config)
 
 
 def test_a_run_folder_without_a_checkpoint_is_refused(tmp_path):

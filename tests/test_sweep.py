@@ -185,8 +185,15 @@ def test_a_wrong_sweep_file_ends_in_one_line(bench, before, after, line):
 
 def test_an_unknown_parameter_names_those_that_exist(bench):
     bench.write(SWEEP.replace("key_frames.interval:", "key_frames.intervall:"))
-    with pytest.raises(UsageError, match=r"key_frames\.intervall: unknown key, expected one of"):
+    said = r"^sweep=one: key_frames\.intervall: unknown key, expected one of key_frames: interval"
+    with pytest.raises(UsageError, match=said):
         plan(bench.request())
+    with pytest.raises(UsageError, match=r"^seeed: unknown key, expected one of"):
+        plan(bench.request(extra=("seeed=1",)))  # not the file's
+    bench.write(SWEEP.replace("parameters:", "parameters:\n  flow: {values: [dis, disk]}"))
+    with pytest.raises(UsageError, match=r"^sweep one, run .*flow=disk: unknown choice, expected"):
+        run_points(bench.request(), bench.runner())
+    assert not bench.log.read_text()  # found before anything runs
     with pytest.raises(UsageError, match="sweep=two: unknown sweep, expected one of"):
         read_sweep("two")
 

@@ -1,6 +1,7 @@
 """Checkpoints that carry their own composed config, and are read without running foreign code."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,11 +68,21 @@ def read_content(path: str | Path) -> Any:
         raise FileNotFoundError(f"{path}: no such checkpoint")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torch.load raises anything on foreign bytes
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{path}: not a readable checkpoint ({reason[0] if reason else type(error).__name__})"
-        ) from error
+        if isinstance(error, OSError) and error.filename:  # the system's word about the file
+            raise
+        raise ValueError(f"{path}: not a readable checkpoint ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """Say why torch could not read a file: its own text advises to run the code inside."""
+    text = str(error)
+    if foreign := re.search(r"GLOBAL (\S+)", text):
+        return f"it holds {foreign[1]}, expected tensors and plain values"
+    damaged = "zip archive" in text or isinstance(error, OSError)  # it seeks beyond the end
+    return "it is cut short or damaged" if damaged else "it is no file of torch"
 
 
 def checkpoint_of(content: Any, path: str | Path, allow: tuple[str, ...] = ()) -> Checkpoint:

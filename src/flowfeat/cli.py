@@ -84,6 +84,8 @@ def unknown_key(config: DictConfig, key: str) -> str:
         parent = parent.rpartition(".")[0]
     inside = OmegaConf.select(config, parent) if parent else config
     names = ", ".join(sorted(str(k) for k in inside if not str(k).startswith("_")))
+    if not names:
+        return f"{key}: unknown key, {parent} has none here"
     return f"{key}: unknown key, expected one of {parent + ': ' if parent else ''}{names}"
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowfeat import cli
 
@@ -38,7 +40,7 @@ def read_run(folder: Path) -> RunReport:
 
     Raises:
         FileNotFoundError: No folder, or no report in it.
-        ValueError: A report that is no mapping of figures.
+        ValueError: A report that is no mapping of figures, or settings that cannot be read.
     """
     path = folder / "results.json"
     if not path.is_file():
@@ -48,16 +50,27 @@ def read_run(folder: Path) -> RunReport:
         content = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: expected JSON, found {one_word(error)}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: expected JSON, found bytes that are no text") from None
     if not isinstance(content, dict) or not all(
         isinstance(value, int | float) for value in content.values()
     ):
         raise ValueError(f"{path}: expected a mapping of names to numbers")
-    settings: Mapping[str, Any] = {}
-    if (folder / "config.yaml").is_file():
-        config = OmegaConf.load(folder / "config.yaml")
-        if isinstance(config, DictConfig):
-            settings = dict(_leaves(OmegaConf.to_container(config, resolve=True)))
-    return RunReport(str(folder), content, settings)
+    stored = folder / "config.yaml"
+    return RunReport(str(folder), content, _settings(stored) if stored.is_file() else {})
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """Read the settings of a run by dotted key; ValueError for a file that holds none."""
+    try:
+        config = OmegaConf.load(path)
+        plain = OmegaConf.to_container(config, resolve=True)
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        said = cli.one_line(error)
+        raise ValueError(f"{path}: expected the settings of a run, found {said}") from None
+    if not isinstance(plain, dict):
+        raise ValueError(f"{path}: expected the settings of a run, found no mapping")
+    return dict(_leaves(plain))
 
 
 def one_word(error: json.JSONDecodeError) -> str:

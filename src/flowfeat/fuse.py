@@ -36,7 +36,7 @@ def read_stream(word: str) -> Stream:
         FileNotFoundError, ValueError: See ``read_scores``; weights that do not fit the levels.
     """
     path, colon, text = word.rpartition(":")
-    given = _numbers(text) if colon else None
+    given = _numbers(text, word) if colon else None
     if given is None:  # no weight, but perhaps a colon in the path
         path, given = word, (1.0,)
     videos = read_scores(path)
@@ -88,14 +88,14 @@ def _check(first: Stream, other: Stream) -> None:
         )
 
 
-def _numbers(text: str) -> tuple[float, ...] | None:
-    """Read numbers of at least 0, separated by commas; None for anything else."""
+def _numbers(text: str, word: str) -> tuple[float, ...] | None:
+    """Read numbers of at least 0, separated by commas; None for what are no numbers."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         return None
     if not all(0 <= number < float("inf") for number in numbers):
-        raise ValueError(f"{text}: expected weights of at least 0")
+        raise ValueError(f"{word}: expected weights of at least 0, found {text}")
     return numbers
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from flowfeat.checkpoint import read_checkpoint
+from flowfeat.checkpoint import checkpoint_of, read_content
 from flowfeat.settings import changed, first_few, under, word
 
 MAY_CHANGE = (
@@ -38,6 +38,7 @@ MUST_STAY = (
     "trainer.gradient_clip_val",
     "trainer.gradient_clip_algorithm",
 )
+FIRST = ("method", "task")
 
 
 def find_last(path: str | Path) -> Path:
@@ -62,11 +63,18 @@ def check_resumed(config: DictConfig) -> None:
     """See that `resume` names a checkpoint of ours, made with the same settings.
 
     Raises:
-        ValueError: Settings outside ``MAY_CHANGE`` differ; the line lists them.
+        ValueError: Settings outside ``MAY_CHANGE`` differ, and the line lists them; or weights
+            alone, without the state of a training.
         FileNotFoundError, PermissionError: See ``read_checkpoint``.
     """
-    stored = read_checkpoint(config.resume, tuple(config.trust)).config
+    content = read_content(config.resume)
+    stored = checkpoint_of(content, config.resume, tuple(config.trust)).config
     differing = differences(stored, config)
+    if not differing and "optimizer_states" not in content:
+        raise ValueError(
+            f"resume={config.resume}: expected the last.ckpt of a training, found weights alone "
+            "(start_from.<part>= begins with them)"
+        )
     if not differing:
         return
     raise ValueError(
@@ -76,9 +84,12 @@ def check_resumed(config: DictConfig) -> None:
 
 
 def differences(stored: DictConfig, config: DictConfig) -> list[str]:
-    """List settings that decide the result and differ, as ``key=new (was old)``."""
+    """List settings that decide the result and differ, as ``key=new (was old)``.
+
+    Task and method come first: what else differs follows from them.
+    """
     found = []
-    for key, old, new in changed(stored, config):
+    for key, old, new in sorted(changed(stored, config), key=lambda change: change[0] not in FIRST):
         if key not in MUST_STAY and under(key, MAY_CHANGE):
             continue
         if key == "data.root" and None not in (old, new):

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from flowfeat.checkpoint import Checkpoint, checkpoint_of, read_content
+from flowfeat.checkpoint import KEY, Checkpoint, checkpoint_of, read_content
 from flowfeat.flow.flownet_weights import map_public, public_weights
 from flowfeat.tasks.task import Task
 
@@ -27,6 +27,8 @@ RUNS = {
 
 OPTIONAL = {"flow": "scale."}
 """Weights that one of two networks may lack: a fresh scale field is 1 everywhere anyway."""
+
+_SHOWN = 3  # names in a message
 
 
 ALL = "all"
@@ -121,6 +123,11 @@ def _load_public(flow: nn.Module, content: object, path: str) -> bool:
         public = public_weights(content)
     except ValueError as error:
         raise ValueError(f"flow.weights: {path}: {error}") from None
+    if public is None and not (isinstance(content, Mapping) and KEY in content):
+        raise ValueError(
+            f"flow.weights: {path}: expected a checkpoint of flowfeat or a public FlowNet-S "
+            f"(conv1.0.weight, ...), found {_found(content)}"
+        )
     if public is None:
         return False
     mapped = map_public(public, flow.state_dict())
@@ -130,6 +137,16 @@ def _load_public(flow: nn.Module, content: object, path: str) -> bool:
         f"missing and fresh: {_listed(mapped.missing)}; unused: {_listed(mapped.unused)}"
     )
     return True
+
+
+def _found(content: object) -> str:
+    """Say what a file holds that is neither: the first names, and how many there are."""
+    if not isinstance(content, Mapping):
+        return type(content).__name__
+    inner = content.get("state_dict", content)
+    names = [str(name) for name in (inner if isinstance(inner, Mapping) else content)]
+    more = f", ... ({len(names)} names)" if len(names) > _SHOWN else ""
+    return (", ".join(names[:_SHOWN]) or "nothing") + more
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -147,7 +164,8 @@ def _fill(part: str, module: nn.Module, theirs: Mapping[str, Tensor], path: Path
     differing = sorted(n for n in ours.keys() | theirs if _shape(ours, n) != _shape(theirs, n))
     if differing:
         first = "; ".join(
-            f"{n}: expected {_shape(ours, n)}, found {_shape(theirs, n)}" for n in differing[:3]
+            f"{n}: expected {_shape(ours, n)}, found {_shape(theirs, n)}"
+            for n in differing[:_SHOWN]
         )
         raise ValueError(
             f"{key_of(part)}: {path} does not fit, {len(differing)} parameters differ, "

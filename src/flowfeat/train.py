@@ -57,6 +57,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         Provenance(config, data.classes),
     ]
     trainer = build_trainer(config, folder, callbacks, loggers=build_loggers(config, folder))
+    if trainer.world_size > 1:  # here, where there is one process yet, which says it once
+        check_shares(data, trainer, trains=not untrained(task))
     begin = time.perf_counter()
     if warms_up(config, task):
         warm_up(config, task, folder)
@@ -74,6 +76,18 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         finish(results, config, folder, trainer, expected)
     close(trainer.loggers)
     return results
+
+
+def check_shares(data: pl.LightningDataModule, trainer: pl.Trainer, trains: bool) -> None:
+    """See that the data can be shared out over the processes that the trainer will start.
+
+    Raises:
+        ValueError: A batch size that they do not divide, or more of them than videos to score.
+    """
+    data.trainer = trainer
+    if trains:
+        data.train_dataloader()
+    data.val_dataloader()
 
 
 def warms_up(config: DictConfig, task: Task) -> bool:

@@ -22,6 +22,7 @@ from data_modules.video_data import (
     read_clip,
 )
 from flowfeat.batches import VideoSource
+from flowfeat.cli import one_line
 
 
 class Ramp:
@@ -128,6 +129,34 @@ def test_loader_gives_floats_and_errors_of_one_line(workers):
     with pytest.raises(ValueError, match="box") as caught:
         next(batches)
     assert str(caught.value) == "a/b.xml: box: of zero size"
+
+
+class Failing(Dataset[Clip]):
+    """Raises what it was given."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, key):
+        raise self.error
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (PermissionError(13, "Permission denied", "a/b.flo"), "a/b.flo: permission denied"),
+        (IsADirectoryError(21, "Is a directory", "a/b.flo"), "a/b.flo: is a directory"),
+        (OSError(28, "No space left on device", "cache"), "cache: no space left on the device"),
+        (OSError("FFmpeg 7 failed: silently"), "FFmpeg 7 failed: silently"),
+        (FileNotFoundError("a/b.png: no such picture"), "a/b.png: no such picture"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_out_of_a_worker_too(error, line, workers):
+    loader = ClipLoader(Failing(error), batch_size=1, sampler=[(0, 0)], num_workers=workers)
+    with pytest.raises(type(error)) as caught:
+        next(iter(loader))
+    assert one_line(caught.value) == line
 
 
 def test_stream_covers_a_video_in_order():

@@ -169,7 +169,18 @@ def without(name: str) -> dict[str, Tensor]:
         (
             lambda: nn.Conv2d(3, 4, 3).state_dict(),
             (),
-            "not a checkpoint of flowfeat, its key 'flowfeat' is missing",
+            r"flow.weights: .*: expected a checkpoint of flowfeat or a public FlowNet-S "
+            r"\(conv1.0.weight, ...\), found weight, bias$",
+        ),
+        (
+            lambda: {"state_dict": nn.LSTM(2, 2, bidirectional=True).state_dict(), "epoch": 1},
+            (),
+            r"found weight_ih_l0, weight_hh_l0, bias_ih_l0, ... \(8 names\)$",
+        ),
+        (
+            lambda: torch.zeros(1),
+            (),
+            r"\(conv1.0.weight, ...\), found Tensor$",
         ),
     ],
 )

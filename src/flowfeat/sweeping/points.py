@@ -129,7 +129,7 @@ def plan(request: Request) -> tuple[list[PointJob], Score]:
         UsageError: An unknown key or choice, of the command or of the file.
     """
     sweep = request.sweep
-    config = compose_config([*chosen([*request.base, *_first(sweep)]), "logger=none"])
+    config = _composed(request)
     score = score_of(config)
     trainings: dict[tuple[str, ...], SweepJob] = {}
 
@@ -191,6 +191,16 @@ def checkpoint_words(point: PointJob) -> list[str]:
     """Return the arguments of an evaluation without its folder, to try a given checkpoint."""
     path = point.job.checkpoint or checkpoint_of(point.job.needs["ckpt"].folder)
     return [f"ckpt={path}", *point.job.overrides]
+
+
+def _composed(request: Request) -> DictConfig:
+    """Compose the first cell; what only the file can have got wrong names it."""
+    try:
+        return compose_config([*chosen([*request.base, *_first(request.sweep)]), "logger=none"])
+    except UsageError as error:
+        own = [f"task={request.task}", f"method={request.method}", *request.extra]
+        compose_config(chosen(own))
+        raise UsageError(f"sweep={request.sweep.name}: {error}") from None
 
 
 def _first(sweep: SweepFile) -> list[str]:
