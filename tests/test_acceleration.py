@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from flowfeat.acceleration import Acceleration
+from flowfeat.build import build_task
 from flowfeat.cli import compose_config
 from flowfeat.profile import build_random
+from flowfeat.speed import part_flops
 from flowfeat.streaming import Stream, steps_of
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.trust import build
@@ -91,6 +93,25 @@ def test_compiled_paths_are_the_ones_that_run(task: VideoTask) -> None:
     assert stream(key, 1) == stream(key, 3) > 0  # N_feat runs on the first frame alone
     non_key = Acceleration(compile=("non_key",), backend=backend)  # type: ignore[arg-type]
     assert stream(non_key, 3) > stream(non_key, 1) > 0  # the head, and then the flow network too
+
+
+def test_operations_of_compiled_paths_are_counted_all_the_same(task: VideoTask) -> None:
+    clip = torch.rand(1, 3, 3, *SIZE), torch.tensor([SIZE])
+    expected = part_flops(task.temporal, task.head, *clip).costs
+    compiled = Acceleration(compile=("key", "non_key"), backend="aot_eager")
+    changed = compiled.prepare(copy.deepcopy(task))
+    assert part_flops(changed.temporal, changed.head, *clip).costs == expected
+
+
+def test_around_and_inside_autocast_that_is_not_asked_for_changes_nothing() -> None:
+    with torch.autocast("cpu", torch.bfloat16), Acceleration().at_work(torch.device("cpu")):
+        assert torch.is_autocast_enabled("cpu")  # the trainer's precision
+
+
+def test_a_flow_network_alone_runs_on_no_stream() -> None:
+    flow = build_task(compose_config(["task=flying_chairs", "method=flow"]), ())
+    with pytest.raises(ValueError, match=r"compile=\['key'\]: FlowTask runs on no stream"):
+        Acceleration(compile=("key",)).prepare(flow)
 
 
 def test_the_config_builds_the_switches_and_names_unknown_paths() -> None:

@@ -114,6 +114,36 @@ def test_lines_are_what_the_method_streams_in_original_pixels(monkeypatch, ckpt,
     assert many >= FRAMES
 
 
+@pytest.mark.parametrize(
+    ("words", "tolerance"),
+    [
+        (("acceleration.inference_mode=false",), 1e-6),
+        (("acceleration.channels_last=true",), 1e-3),
+        (("acceleration.compile=[key,non_key]", "acceleration.backend=aot_eager"), 1e-3),
+        (("acceleration.autocast=true",), 5e-2),
+    ],
+)
+def test_switches_of_acceleration_act_and_keep_the_scores(
+    monkeypatch, ckpt, clip, tmp_path, words, tolerance
+):
+    seen = set()
+
+    def push(self, frames, *rest):
+        seen.add((torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()))
+        return plain(self, frames, *rest)
+
+    plain = Stream.push
+    run(monkeypatch, ckpt, clip, f"out={tmp_path}")
+    expected = lines_of(tmp_path / "clip #1.jsonl")
+    monkeypatch.setattr(Stream, "push", push)
+    run(monkeypatch, ckpt, clip, f"out={tmp_path}", *words)
+    found = lines_of(tmp_path / "clip #1.jsonl")
+    assert seen == {("autocast" in words[0], "inference_mode" not in words[0])}
+    for ours, theirs in zip(found, expected, strict=True):
+        scores = [[entry["score"] for entry in line["detections"]] for line in (ours, theirs)]
+        assert scores[0] == pytest.approx(scores[1], abs=tolerance)
+
+
 def test_the_video_keeps_size_frames_and_rate_and_shows_boxes(monkeypatch, ckpt, clip, tmp_path):
     original = open_video(clip).read(range(FRAMES)).astype(float)
     marked = []

@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from flowfeat import cli
-from flowfeat.acceleration import Acceleration
+from flowfeat.acceleration import Acceleration, acceleration_of
 from flowfeat.benchmarking.page import page
 from flowfeat.benchmarking.reading import reading_figures
 from flowfeat.benchmarking.streams import (
@@ -29,7 +29,6 @@ from flowfeat.profile_tables import print_table, speed_table
 from flowfeat.ratios import random_weights
 from flowfeat.reproduction.machine import hardware, versions
 from flowfeat.tasks.video_task import VideoTask
-from flowfeat.trust import build
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ log = logging.getLogger(__name__)
 def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
     """Measure, print, and write `benchmark.json` and `benchmark.md` into the run folder."""
     settings = config.benchmark
-    running: Acceleration = build(config.acceleration, trust=config.trust)
+    running = acceleration_of(config)
     device = _device(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     before = _load()

@@ -85,6 +85,11 @@ def next_frame() -> None:
         meter.next_frame()
 
 
+def counting() -> bool:
+    """Say whether operations are being counted, which only what runs one by one shows."""
+    return isinstance(_meter.get(), FlopMeter)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done its queued work (accelerators queue; a CPU does not)."""
     if device.type == "cuda":

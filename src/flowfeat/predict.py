@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from flowfeat import cli, overrides
+from flowfeat.acceleration import acceleration_of
 from flowfeat.action_prediction import WindowsSummary, write_windows
 from flowfeat.action_windows import ActionWindows
 from flowfeat.batches import StreamChunk, VideoData, VideoSource
@@ -131,7 +132,8 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
-    task = task.to(fabric.device)
+    running = acceleration_of(stored.config)
+    running.prepare(task.to(fabric.device))
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
     if isinstance(task, RecognitionTask):
         return _predict_actions(task, stored, arguments, path, fabric)
@@ -144,7 +146,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
         raise cli.UsageError(f"label_maps=true: task {stored.config.task} predicts no label maps")
     maps = finals[0].with_name(f"{video.name}_labels") if wants_maps else None
     clock = ModelClock(fabric.device)
-    with torch.inference_mode(), fabric.autocast():
+    with fabric.autocast(), running.at_work(fabric.device):
         _warm_up(task, video)
         begin = time.perf_counter()
         try:
@@ -185,9 +187,10 @@ def _predict_actions(
     finals = _finals(stored, arguments, video)
     picture = finals[0].with_name(f"{video.name}_timeline.png")
     clock = ModelClock(fabric.device)
+    running = acceleration_of(stored.config)
     begin = time.perf_counter()
     try:
-        with torch.inference_mode(), fabric.autocast():
+        with fabric.autocast(), running.at_work(fabric.device):
             write_windows(task, video, clock, (*finals, picture), drawing.threshold, drawing.crf)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(

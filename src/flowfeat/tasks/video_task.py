@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -160,7 +161,8 @@ class VideoTask(Task):
     def _score_all(self, results: list[Result[Step]]) -> None:
         for result in results:
             self.key_share.update(float(result.is_key.float().mean()), len(result.is_key))
-            with part("score"):
+            # Scores are exact, whatever precision the networks run in.
+            with part("score"), torch.autocast(self.device.type, enabled=False):
                 self.score(result.predictions, result.tag.truth)
                 self.follow(result)
 
