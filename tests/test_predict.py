@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from flowfeat.interfaces import Detections
 from flowfeat.prediction import Baseline, Summary
 from flowfeat.speed import StreamSpeed
 from flowfeat.streaming import Stream
+from flowfeat.video_prediction import CHUNK, predict_video
 from flowfeat.video_writer import VideoWriter
 
 TINY = (
@@ -200,8 +202,9 @@ def test_memory_does_not_grow_with_the_video(monkeypatch, ckpt, tmp_path):
     monkeypatch.setattr("data_modules.video_data.open_video", lambda path: source)
     run(monkeypatch, ckpt, "long.mp4", f"out={tmp_path}")
     assert len(lines_of(tmp_path / "long.jsonl")) == 100
-    assert source.largest <= predict.CHUNK
-    assert source.most_alive <= 2  # the chunk in work, and the next one
+    assert source.largest <= CHUNK
+    # The chunk in work and the next one; two that frames wait to be written from; one in between.
+    assert source.most_alive <= 5
 
 
 @pytest.mark.parametrize(
@@ -222,6 +225,39 @@ def test_a_run_cut_short_leaves_nothing_new(
     assert line.startswith(f"/v/long.mp4: {said}")
     assert [p.name for p in tmp_path.iterdir()] == ["long.jsonl"]
     assert (tmp_path / "long.jsonl").read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_nothing(
+    monkeypatch, capsys, ckpt, tmp_path, overlapping
+):
+    def write(self, picture):
+        if self.frames == 20:
+            raise OSError(f"{self.path}: no space left on the device")
+        plain(self, picture)
+
+    plain = VideoWriter.write
+    whole = partial(predict_video, overlapping=overlapping)
+    monkeypatch.setattr("flowfeat.predict.predict_video", whole)
+    monkeypatch.setattr(VideoWriter, "write", write)
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: Endless())
+    line = refusal(monkeypatch, capsys, 2, ckpt, "/v/long.mp4", f"out={tmp_path}")
+    assert line == f"{tmp_path / 'long.mp4'}: no space left on the device"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_line_or_overlapping_the_same_is_written(monkeypatch, ckpt, clip, tmp_path):
+    run(monkeypatch, ckpt, clip, f"out={tmp_path / 'overlapping'}")
+    in_line = partial(predict_video, overlapping=False)
+    monkeypatch.setattr("flowfeat.predict.predict_video", in_line)
+    run(monkeypatch, ckpt, clip, f"out={tmp_path / 'line'}")
+    for name in ("clip #1.jsonl", "clip #1.mp4"):
+        both = [tmp_path / folder / name for folder in ("overlapping", "line")]
+        if name.endswith("jsonl"):
+            assert both[0].read_text() == both[1].read_text()
+        else:
+            ours, theirs = (open_video(path).read(range(FRAMES)) for path in both)
+            assert np.array_equal(ours, theirs)
 
 
 def test_a_truncated_video_is_predicted_as_far_as_it_goes(

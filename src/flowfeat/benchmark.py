@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from flowfeat import cli
 from flowfeat.acceleration import Acceleration, acceleration_of
+from flowfeat.benchmarking.end_to_end import end_to_end_figures
 from flowfeat.benchmarking.page import page
 from flowfeat.benchmarking.reading import reading_figures
 from flowfeat.benchmarking.streams import (
@@ -24,10 +25,12 @@ from flowfeat.benchmarking.streams import (
 )
 from flowfeat.benchmarking.training import training_figures
 from flowfeat.build import build_data, build_task
+from flowfeat.prediction import Describing
 from flowfeat.profile import Profile, build_random, comparisons, figures, frame_size
 from flowfeat.profile_tables import print_table, speed_table
 from flowfeat.ratios import random_weights
 from flowfeat.reproduction.machine import hardware, versions
+from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask
 
 log = logging.getLogger(__name__)
@@ -46,8 +49,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
         found |= _at_size(config, copy.deepcopy(task), (height, width), device, running)
     found |= _streams(config, task, device)
     if settings.video is not None:
-        frames = config.profile.frames
-        found |= reading_figures(build_data(config), settings.video, frames, device)
+        found |= _video(config, task, device, running)
     if settings.training_steps:
         found |= _training(config, folder)
     about = (
@@ -117,6 +119,20 @@ def _streams(config: DictConfig, task: VideoTask, device: torch.device) -> dict[
         found |= throughput(task, frames, sizes, settings.streams, settings.turns)
     small = (settings.memory_size[0], settings.memory_size[1])
     return found | memory_after(task, small, settings.memory_frames, device)
+
+
+def _video(
+    config: DictConfig, task: VideoTask, device: torch.device, running: Acceleration
+) -> dict[str, float]:
+    """Return what reading a video costs, and predicting it from end to end."""
+    path, frames = config.benchmark.video, config.profile.frames
+    data = build_data(config)
+    found = reading_figures(data, path, frames, device)
+    if not isinstance(task, Describing) or isinstance(task, RecognitionTask):
+        return found  # predicted in windows, or not at all
+    task = running.prepare(copy.deepcopy(task))
+    turns = config.benchmark.turns
+    return found | end_to_end_figures(task, data, path, frames, turns, running, device)
 
 
 def _training(config: DictConfig, folder: Path) -> dict[str, float]:
