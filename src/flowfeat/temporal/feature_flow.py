@@ -13,7 +13,7 @@ from flowfeat.interfaces import (
     TemporalModule,
 )
 from flowfeat.metering import part
-from flowfeat.ops.warp import warp_levels
+from flowfeat.ops.warp import in_rows, warp_levels
 from flowfeat.temporal.key_memory import (
     KeyFrames,
     ages,
@@ -79,7 +79,7 @@ class FeatureFlow(TemporalModule):
 
     def _trunk(self, frames: Tensor) -> Features:
         with part("N_feat"):
-            return self.features.trunk(frames)
+            return in_rows(self.features.trunk(frames))
 
     def _propagate_rows(
         self, state: KeyFrames, frames: Tensor, moved: Tensor, flow: Flow | None

@@ -58,7 +58,8 @@ def renew(
 
 def put_rows(features: Features, rows: Tensor, new: Features) -> Features:
     """Return features (B, ...) with the rows (b,) replaced by new ones (b, ...)."""
-    return tuple(a.index_copy(0, rows, b) for a, b in zip(features, new, strict=True))
+    # Not ``index_copy``, whose result forgets the order of its input in memory.
+    return tuple(a.clone().index_copy_(0, rows, b) for a, b in zip(features, new, strict=True))
 
 
 def latest_keys(is_key: Tensor, targets: Tensor) -> Tensor:
