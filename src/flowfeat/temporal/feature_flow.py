@@ -52,7 +52,7 @@ class FeatureFlow(TemporalModule):
         state = fitting(state, frames)
         age = ages(state, starts)
         is_key, flow = self._decide(state, frames, age)
-        state = renew(state, frames, is_key, age, self._trunk)
+        state = renew(state, frames, is_key, age, self.key_frames, self._trunk)
         propagated = self._propagate_rows(state, frames, ~is_key, flow)
         return self._output(propagated, frames, is_key), state
 
