@@ -15,6 +15,7 @@ from flowfeat.tasks.video_task import VideoTask
 from flowfeat.trust import build
 
 SIZE = (32, 48)
+CPU = torch.device("cpu")
 SMALL = ["task=cityscapes", "method=dff", "flow=flownet_quarter", "profile.num_classes=4"]
 SMALL += ["features=resnet18", "+features.model=test_resnet"]
 
@@ -29,7 +30,7 @@ def task() -> VideoTask:
 def maps(task: VideoTask, running: Acceleration) -> torch.Tensor:
     """Return the head's raw maps of a key frame and two others (3, ...)."""
     frames = torch.rand(1, 3, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    running.prepare(task)
+    running.prepare(task, CPU)
     state, raw = None, []
     with running.at_work(frames.device):
         for _, step, starts in steps_of(frames, torch.tensor([True])):
@@ -60,7 +61,7 @@ def test_a_switch_keeps_the_results(
 
 def test_switches_really_switch(task: VideoTask) -> None:
     other = Acceleration(channels_last=True, compile=("key", "non_key"), backend="eager")
-    changed = other.prepare(copy.deepcopy(task))
+    changed = other.prepare(copy.deepcopy(task), CPU)
     weight = next(p for p in changed.parameters() if p.ndim == 4 and min(p.shape) > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
@@ -82,7 +83,7 @@ def test_compiled_paths_are_the_ones_that_run(task: VideoTask) -> None:
     def stream(running: Acceleration, count: int) -> int:
         torch.compiler.reset()
         ran.clear()
-        changed = running.prepare(copy.deepcopy(task))
+        changed = running.prepare(copy.deepcopy(task), CPU)
         on = Stream(changed.temporal, changed.head)
         with running.at_work(torch.device("cpu")):
             for t in range(count):
@@ -99,7 +100,7 @@ def test_operations_of_compiled_paths_are_counted_all_the_same(task: VideoTask) 
     clip = torch.rand(1, 3, 3, *SIZE), torch.tensor([SIZE])
     expected = part_flops(task.temporal, task.head, *clip).costs
     compiled = Acceleration(compile=("key", "non_key"), backend="aot_eager")
-    changed = compiled.prepare(copy.deepcopy(task))
+    changed = compiled.prepare(copy.deepcopy(task), CPU)
     assert part_flops(changed.temporal, changed.head, *clip).costs == expected
 
 
@@ -110,8 +111,15 @@ def test_around_and_inside_autocast_that_is_not_asked_for_changes_nothing() -> N
 
 def test_a_flow_network_alone_runs_on_no_stream() -> None:
     flow = build_task(compose_config(["task=flying_chairs", "method=flow"]), ())
-    with pytest.raises(ValueError, match=r"compile=\['key'\]: FlowTask runs on no stream"):
-        Acceleration(compile=("key",)).prepare(flow)
+    with pytest.raises(ValueError, match="FlowTask runs on no stream"):
+        Acceleration(compile=("key",)).prepare(flow, CPU)
+
+
+def test_graphs_want_a_gpu_and_nothing_compiled(task: VideoTask) -> None:
+    with pytest.raises(ValueError, match="cuda_graphs=true: needs an NVIDIA GPU, this run is on c"):
+        Acceleration(cuda_graphs=True).prepare(task, CPU)
+    with pytest.raises(ValueError, match=r"cuda_graphs=true: expected acceleration.compile=\[\]"):
+        Acceleration(cuda_graphs=True, compile=("key",))
 
 
 def test_the_config_builds_the_switches_and_names_unknown_paths() -> None:

@@ -320,6 +320,7 @@ def test_detections_go_back_to_original_pixels(ckpt):
     [
         (("threshold=high",), "threshold=high: expected a number of at least 0"),
         (("baseline=-1",), "baseline=-1: expected a number of at least 0"),
+        (("acceleration.cuda_graphs=true",), "acceleration.cuda_graphs=true: needs an NVIDIA GPU"),
         (("trainer.accelerator=gpuu",), "You selected an invalid accelerator name"),
         (("key_frames.interval=0",), "key_frames.interval: expected an integer >= 1, found 0"),
         (("key_frames.speed=0",), "key_frames.speed: unknown key, expected one of key_frames: "),

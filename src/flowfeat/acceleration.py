@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from flowfeat.cuda_graphs import Graphed
 from flowfeat.interfaces import FeatureNetwork
 from flowfeat.metering import counting
 from flowfeat.tasks.task import Task
@@ -35,9 +36,10 @@ class Acceleration:
         autocast: Convolutions and matrix products in bfloat16; results differ by its 8 bits.
         compile: Paths through ``torch.compile``, of ``PATHS``.
         backend: Of ``torch.compile``.
+        cuda_graphs: Record the networks of both paths once per size, and replay them (NVIDIA GPUs).
 
     Raises:
-        ValueError: An unknown path.
+        ValueError: An unknown path; graphs beside ``compile``.
     """
 
     inference_mode: bool = True
@@ -45,6 +47,7 @@ class Acceleration:
     autocast: bool = False
     compile: Sequence[str] = ()
     backend: str = "inductor"
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         unknown = [path for path in self.compile if path not in PATHS]
@@ -53,16 +56,31 @@ class Acceleration:
                 f"acceleration.compile={list(self.compile)}: expected some of {', '.join(PATHS)}"
             )
 
-    def prepare(self, task: AnyTask) -> AnyTask:
+        if self.cuda_graphs and self.compile:
+            raise ValueError("acceleration.cuda_graphs=true: expected acceleration.compile=[]")
+
+    def prepare(self, task: AnyTask, device: torch.device) -> AnyTask:
         """Change a task's networks in place; their weights keep their values and names.
 
+        Args:
+            task: On any device.
+            device: Where it will run.
+
         Raises:
-            ValueError: A path to compile that the method does not have.
+            ValueError: A path to compile that the method does not have; graphs without a GPU.
         """
+        if self.cuda_graphs and device.type != "cuda":
+            raise ValueError(
+                f"acceleration.cuda_graphs=true: needs an NVIDIA GPU, this run is on {device.type}"
+            )
         if self.channels_last:
             task.to(memory_format=torch.channels_last)
         for module, name in self._calls(task, self.compile):
             _replace(module, name, self._compiled)
+        if self.cuda_graphs:
+            has_key = isinstance(task.parts().get("features"), FeatureNetwork)
+            for module, name in self._calls(task, PATHS if has_key else PATHS[1:]):
+                _replace(module, name, Graphed)
         return task
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +91,7 @@ class Acceleration:
         parts = task.parts()
         if paths and "head" not in parts:
             raise ValueError(
-                f"acceleration.compile={list(paths)}: {type(task).__name__} runs on no stream"
+                f"acceleration.compile, cuda_graphs: {type(task).__name__} runs on no stream"
             )
         if "key" in paths:
             features = parts.get("features")

@@ -18,6 +18,7 @@ from flowfeat.benchmarking.page import page
 from flowfeat.benchmarking.reading import reading_figures
 from flowfeat.benchmarking.streams import (
     Parts,
+    key_loads,
     measure_parts,
     memory_after,
     switch_times,
@@ -114,10 +115,11 @@ def _streams(config: DictConfig, task: VideoTask, device: torch.device) -> dict[
     interval = 4 if key_frames is None else min(4, key_frames.interval)  # a key frame, three others
     frames = torch.rand(1, interval + 2 * task.temporal.delay, 3, *size, device=device)
     sizes = torch.tensor([size], device=device)
+    small = (settings.memory_size[0], settings.memory_size[1])
     found = switch_times(task, frames, sizes, settings.switches, settings.turns)
     if settings.streams > 1:
         found |= throughput(task, frames, sizes, settings.streams, settings.turns)
-    small = (settings.memory_size[0], settings.memory_size[1])
+        found |= key_loads(task, small, settings.streams, device)
     return found | memory_after(task, small, settings.memory_frames, device)
 
 
@@ -130,7 +132,7 @@ def _video(
     found = reading_figures(data, path, frames, device)
     if not isinstance(task, Describing) or isinstance(task, RecognitionTask):
         return found  # predicted in windows, or not at all
-    task = running.prepare(copy.deepcopy(task))
+    task = running.prepare(copy.deepcopy(task), device)
     turns = config.benchmark.turns
     return found | end_to_end_figures(task, data, path, frames, turns, running, device)
 

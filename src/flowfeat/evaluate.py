@@ -56,8 +56,9 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     running = acceleration_of(config)
     changes = {"enable_checkpointing": False, "inference_mode": running.inference_mode}
     trainer = build_trainer(config, folder, callbacks, loggers, **changes)
-    running.prepare(task)
-    with running.precision(trainer.strategy.root_device):
+    device = trainer.strategy.root_device
+    running.prepare(task, device)
+    with running.precision(device):
         results = evaluate(trainer, task, data, **evaluation_arguments(config))
     results |= {"peak_memory_gb": peak_memory_gb()}
     if trainer.is_global_zero:

@@ -65,7 +65,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
     running = acceleration_of(stored.config)
-    running.prepare(task.to(fabric.device))
+    running.prepare(task.to(fabric.device), fabric.device)
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
     if isinstance(task, RecognitionTask):
         return _predict_actions(task, stored, arguments, path, fabric)
