@@ -6,13 +6,16 @@ import pytest
 import torch
 
 from flowfeat.acceleration import Acceleration
+from flowfeat.build import build_task
 from flowfeat.cli import compose_config
 from flowfeat.profile import build_random
+from flowfeat.speed import part_flops
 from flowfeat.streaming import Stream, steps_of
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.trust import build
 
 SIZE = (32, 48)
+CPU = torch.device("cpu")
 SMALL = ["task=cityscapes", "method=dff", "flow=flownet_quarter", "profile.num_classes=4"]
 SMALL += ["features=resnet18", "+features.model=test_resnet"]
 
@@ -27,7 +30,7 @@ def task() -> VideoTask:
 def maps(task: VideoTask, running: Acceleration) -> torch.Tensor:
     """Return the head's raw maps of a key frame and two others (3, ...)."""
     frames = torch.rand(1, 3, 3, *SIZE, generator=torch.Generator().manual_seed(1))
-    running.prepare(task)
+    running.prepare(task, CPU)
     state, raw = None, []
     with running.at_work(frames.device):
         for _, step, starts in steps_of(frames, torch.tensor([True])):
@@ -58,7 +61,7 @@ def test_a_switch_keeps_the_results(
 
 def test_switches_really_switch(task: VideoTask) -> None:
     other = Acceleration(channels_last=True, compile=("key", "non_key"), backend="eager")
-    changed = other.prepare(copy.deepcopy(task))
+    changed = other.prepare(copy.deepcopy(task), CPU)
     weight = next(p for p in changed.parameters() if p.ndim == 4 and min(p.shape) > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last)
     assert not weight.is_contiguous()
@@ -80,7 +83,7 @@ def test_compiled_paths_are_the_ones_that_run(task: VideoTask) -> None:
     def stream(running: Acceleration, count: int) -> int:
         torch.compiler.reset()
         ran.clear()
-        changed = running.prepare(copy.deepcopy(task))
+        changed = running.prepare(copy.deepcopy(task), CPU)
         on = Stream(changed.temporal, changed.head)
         with running.at_work(torch.device("cpu")):
             for t in range(count):
@@ -91,6 +94,32 @@ def test_compiled_paths_are_the_ones_that_run(task: VideoTask) -> None:
     assert stream(key, 1) == stream(key, 3) > 0  # N_feat runs on the first frame alone
     non_key = Acceleration(compile=("non_key",), backend=backend)  # type: ignore[arg-type]
     assert stream(non_key, 3) > stream(non_key, 1) > 0  # the head, and then the flow network too
+
+
+def test_operations_of_compiled_paths_are_counted_all_the_same(task: VideoTask) -> None:
+    clip = torch.rand(1, 3, 3, *SIZE), torch.tensor([SIZE])
+    expected = part_flops(task.temporal, task.head, *clip).costs
+    compiled = Acceleration(compile=("key", "non_key"), backend="aot_eager")
+    changed = compiled.prepare(copy.deepcopy(task), CPU)
+    assert part_flops(changed.temporal, changed.head, *clip).costs == expected
+
+
+def test_around_and_inside_autocast_that_is_not_asked_for_changes_nothing() -> None:
+    with torch.autocast("cpu", torch.bfloat16), Acceleration().at_work(torch.device("cpu")):
+        assert torch.is_autocast_enabled("cpu")  # the trainer's precision
+
+
+def test_a_flow_network_alone_runs_on_no_stream() -> None:
+    flow = build_task(compose_config(["task=flying_chairs", "method=flow"]), ())
+    with pytest.raises(ValueError, match="FlowTask runs on no stream"):
+        Acceleration(compile=("key",)).prepare(flow, CPU)
+
+
+def test_graphs_want_a_gpu_and_nothing_compiled(task: VideoTask) -> None:
+    with pytest.raises(ValueError, match="cuda_graphs=true: needs an NVIDIA GPU, this run is on c"):
+        Acceleration(cuda_graphs=True).prepare(task, CPU)
+    with pytest.raises(ValueError, match=r"cuda_graphs=true: expected acceleration.compile=\[\]"):
+        Acceleration(cuda_graphs=True, compile=("key",))
 
 
 def test_the_config_builds_the_switches_and_names_unknown_paths() -> None:

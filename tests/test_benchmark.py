@@ -37,6 +37,10 @@ def test_figures_of_two_sizes_and_of_a_video(tmp_path: Path) -> None:
         assert found[f"{size}/s_of_eq7_time"] == pytest.approx(measured / expected)
     assert found["48x64/gflops/features"] == pytest.approx(2 * found["32x48/gflops/features"])
     assert found["video/ms_decode"] > 0
+    of = {name: found[f"end_to_end/{name}"] for name in ("fps_reading", "fps_model", "fps")}
+    assert min(of.values()) > 0
+    slower = min(of["fps_reading"], of["fps_model"])
+    assert found["end_to_end/of_slower"] == pytest.approx(of["fps"] / slower)
     assert found["switch/channels_last/key"] > 0
     text = (tmp_path / "run" / "benchmark.md").read_text()
     assert "| 32 x 48 | 48 x 64 |" in text

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 from flowfeat import cli, evaluate
 from flowfeat.build import build_data, build_task
 from flowfeat.checkpoint import KEY, Provenance
+from flowfeat.streaming import Stream
+from flowfeat.tasks.detection import DetectionTask
 
 TINY = (
     "features.model=test_resnet",
@@ -91,6 +93,41 @@ def test_the_report_is_what_the_stored_task_scores(monkeypatch, ckpt, capsys):
                 task.score(task.head.postprocess(raw, batch["sizes"]), task.truth(batch, t))
     assert results["AP50_l1"] == pytest.approx(float(task.metrics["AP50"].compute()), rel=1e-5)
     assert results["AP50_l1"] > 0
+
+
+def test_switches_of_acceleration_act_and_keep_the_scores(monkeypatch, ckpt):
+    seen = set()
+
+    def push(self, frames, *rest):
+        weight = next(p for p in self.temporal.parameters() if p.ndim == 4 and min(p.shape) > 1)
+        fast = torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()
+        seen.add((*fast, weight.is_contiguous(memory_format=torch.channels_last)))
+        return plain(self, frames, *rest)
+
+    def score(self, predictions, truth):
+        assert not torch.is_autocast_enabled("cpu")
+        return scored(self, predictions, truth)
+
+    plain, scored = Stream.push, DetectionTask.score
+    monkeypatch.setattr(Stream, "push", push)
+    monkeypatch.setattr(DetectionTask, "score", score)
+    few = ["evaluation.intervals=[]", "key_frames.interval=2", "evaluation.copy=false"]
+    few += ["callbacks.speed={_target_: callbacks.speed_monitor.SpeedMonitor, seconds: 0.1}"]
+    exact = ("channels_last=true", "inference_mode=false", "compile=[key]", "backend=aot_eager")
+    reports = []
+    for switches in ((), exact, ("autocast=true",)):
+        root = ckpt.parent / f"{len(reports)}"
+        words = [f"acceleration.{switch}" for switch in switches]
+        run(monkeypatch, ckpt, *few, *words, f"run_root={root}")
+        (report,) = root.glob("vid/dff/*/results.json")
+        reports.append(json.loads(report.read_text()))
+        # The speed's own streams too.
+        assert seen == {("autocast=true" in switches, switches != exact, switches == exact)}
+        seen.clear()
+    plainly, quickly, _ = reports
+    assert quickly["gflops_N_feat_l2"] == plainly["gflops_N_feat_l2"]  # though it is compiled
+    for name in ("mAP_l2", "AP50_l2", "mAP_pairs_l2"):
+        assert quickly[name] == pytest.approx(plainly[name], abs=1e-3)
 
 
 def test_every_evaluation_has_a_folder_of_its_own(tmp_path):

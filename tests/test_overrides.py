@@ -159,3 +159,17 @@ def test_numbers_are_checked(text):
     assert overrides.number({"threshold": "0.5"}, "threshold", 0.3, least=0) == 0.5
     line = refusal(overrides.number, {"threshold": text}, "threshold", 0.3, 0)
     assert line == f"threshold={text}: expected a number of at least 0"
+
+
+def test_older_checkpoints_get_the_switches_of_today(monkeypatch, tmp_path, config):
+    for name, node in (("none", None), ("older", {**config.acceleration, "channels_last": True})):
+        older = OmegaConf.to_container(config)
+        older.pop("acceleration")
+        if node is not None:
+            older["acceleration"] = {k: v for k, v in node.items() if k != "autocast"}
+        path = tmp_path / f"{name}.ckpt"
+        content = {"config": OmegaConf.to_yaml(OmegaConf.create(older)), "classes": []}
+        torch.save({"state_dict": {}, KEY: content}, path)
+        words = (f"ckpt={path}", "acceleration.autocast=true")
+        found = overrides.open_stored(command(monkeypatch, *words)).config.acceleration
+        assert found == {**config.acceleration, "autocast": True, "channels_last": node is not None}

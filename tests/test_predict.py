@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from flowfeat.interfaces import Detections
 from flowfeat.prediction import Baseline, Summary
 from flowfeat.speed import StreamSpeed
 from flowfeat.streaming import Stream
+from flowfeat.video_prediction import CHUNK, predict_video
 from flowfeat.video_writer import VideoWriter
 
 TINY = (
@@ -114,6 +116,36 @@ def test_lines_are_what_the_method_streams_in_original_pixels(monkeypatch, ckpt,
     assert many >= FRAMES
 
 
+@pytest.mark.parametrize(
+    ("words", "tolerance"),
+    [
+        (("acceleration.inference_mode=false",), 1e-6),
+        (("acceleration.channels_last=true",), 1e-3),
+        (("acceleration.compile=[key,non_key]", "acceleration.backend=aot_eager"), 1e-3),
+        (("acceleration.autocast=true",), 5e-2),
+    ],
+)
+def test_switches_of_acceleration_act_and_keep_the_scores(
+    monkeypatch, ckpt, clip, tmp_path, words, tolerance
+):
+    seen = set()
+
+    def push(self, frames, *rest):
+        seen.add((torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()))
+        return plain(self, frames, *rest)
+
+    plain = Stream.push
+    run(monkeypatch, ckpt, clip, f"out={tmp_path}")
+    expected = lines_of(tmp_path / "clip #1.jsonl")
+    monkeypatch.setattr(Stream, "push", push)
+    run(monkeypatch, ckpt, clip, f"out={tmp_path}", *words)
+    found = lines_of(tmp_path / "clip #1.jsonl")
+    assert seen == {("autocast" in words[0], "inference_mode" not in words[0])}
+    for ours, theirs in zip(found, expected, strict=True):
+        scores = [[entry["score"] for entry in line["detections"]] for line in (ours, theirs)]
+        assert scores[0] == pytest.approx(scores[1], abs=tolerance)
+
+
 def test_the_video_keeps_size_frames_and_rate_and_shows_boxes(monkeypatch, ckpt, clip, tmp_path):
     original = open_video(clip).read(range(FRAMES)).astype(float)
     marked = []
@@ -170,8 +202,9 @@ def test_memory_does_not_grow_with_the_video(monkeypatch, ckpt, tmp_path):
     monkeypatch.setattr("data_modules.video_data.open_video", lambda path: source)
     run(monkeypatch, ckpt, "long.mp4", f"out={tmp_path}")
     assert len(lines_of(tmp_path / "long.jsonl")) == 100
-    assert source.largest <= predict.CHUNK
-    assert source.most_alive <= 2  # the chunk in work, and the next one
+    assert source.largest <= CHUNK
+    # The chunk in work and the next one; two that frames wait to be written from; one in between.
+    assert source.most_alive <= 5
 
 
 @pytest.mark.parametrize(
@@ -192,6 +225,39 @@ def test_a_run_cut_short_leaves_nothing_new(
     assert line.startswith(f"/v/long.mp4: {said}")
     assert [p.name for p in tmp_path.iterdir()] == ["long.jsonl"]
     assert (tmp_path / "long.jsonl").read_text() == "of an earlier run"
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_a_disk_that_fills_up_ends_the_run_and_leaves_nothing(
+    monkeypatch, capsys, ckpt, tmp_path, overlapping
+):
+    def write(self, picture):
+        if self.frames == 20:
+            raise OSError(f"{self.path}: no space left on the device")
+        plain(self, picture)
+
+    plain = VideoWriter.write
+    whole = partial(predict_video, overlapping=overlapping)
+    monkeypatch.setattr("flowfeat.predict.predict_video", whole)
+    monkeypatch.setattr(VideoWriter, "write", write)
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: Endless())
+    line = refusal(monkeypatch, capsys, 2, ckpt, "/v/long.mp4", f"out={tmp_path}")
+    assert line == f"{tmp_path / 'long.mp4'}: no space left on the device"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_in_line_or_overlapping_the_same_is_written(monkeypatch, ckpt, clip, tmp_path):
+    run(monkeypatch, ckpt, clip, f"out={tmp_path / 'overlapping'}")
+    in_line = partial(predict_video, overlapping=False)
+    monkeypatch.setattr("flowfeat.predict.predict_video", in_line)
+    run(monkeypatch, ckpt, clip, f"out={tmp_path / 'line'}")
+    for name in ("clip #1.jsonl", "clip #1.mp4"):
+        both = [tmp_path / folder / name for folder in ("overlapping", "line")]
+        if name.endswith("jsonl"):
+            assert both[0].read_text() == both[1].read_text()
+        else:
+            ours, theirs = (open_video(path).read(range(FRAMES)) for path in both)
+            assert np.array_equal(ours, theirs)
 
 
 def test_a_truncated_video_is_predicted_as_far_as_it_goes(
@@ -254,6 +320,7 @@ def test_detections_go_back_to_original_pixels(ckpt):
     [
         (("threshold=high",), "threshold=high: expected a number of at least 0"),
         (("baseline=-1",), "baseline=-1: expected a number of at least 0"),
+        (("acceleration.cuda_graphs=true",), "acceleration.cuda_graphs=true: needs an NVIDIA GPU"),
         (("trainer.accelerator=gpuu",), "You selected an invalid accelerator name"),
         (("key_frames.interval=0",), "key_frames.interval: expected an integer >= 1, found 0"),
         (("key_frames.speed=0",), "key_frames.speed: unknown key, expected one of key_frames: "),

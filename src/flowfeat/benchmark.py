@@ -12,11 +12,13 @@ import torch
 from omegaconf import DictConfig
 
 from flowfeat import cli
-from flowfeat.acceleration import Acceleration
+from flowfeat.acceleration import Acceleration, acceleration_of
+from flowfeat.benchmarking.end_to_end import end_to_end_figures
 from flowfeat.benchmarking.page import page
 from flowfeat.benchmarking.reading import reading_figures
 from flowfeat.benchmarking.streams import (
     Parts,
+    key_loads,
     measure_parts,
     memory_after,
     switch_times,
@@ -24,12 +26,13 @@ from flowfeat.benchmarking.streams import (
 )
 from flowfeat.benchmarking.training import training_figures
 from flowfeat.build import build_data, build_task
+from flowfeat.prediction import Describing
 from flowfeat.profile import Profile, build_random, comparisons, figures, frame_size
 from flowfeat.profile_tables import print_table, speed_table
 from flowfeat.ratios import random_weights
 from flowfeat.reproduction.machine import hardware, versions
+from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask
-from flowfeat.trust import build
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,7 @@ log = logging.getLogger(__name__)
 def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
     """Measure, print, and write `benchmark.json` and `benchmark.md` into the run folder."""
     settings = config.benchmark
-    running: Acceleration = build(config.acceleration, trust=config.trust)
+    running = acceleration_of(config)
     device = _device(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     before = _load()
@@ -47,8 +50,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
         found |= _at_size(config, copy.deepcopy(task), (height, width), device, running)
     found |= _streams(config, task, device)
     if settings.video is not None:
-        frames = config.profile.frames
-        found |= reading_figures(build_data(config), settings.video, frames, device)
+        found |= _video(config, task, device, running)
     if settings.training_steps:
         found |= _training(config, folder)
     about = (
@@ -113,11 +115,26 @@ def _streams(config: DictConfig, task: VideoTask, device: torch.device) -> dict[
     interval = 4 if key_frames is None else min(4, key_frames.interval)  # a key frame, three others
     frames = torch.rand(1, interval + 2 * task.temporal.delay, 3, *size, device=device)
     sizes = torch.tensor([size], device=device)
+    small = (settings.memory_size[0], settings.memory_size[1])
     found = switch_times(task, frames, sizes, settings.switches, settings.turns)
     if settings.streams > 1:
         found |= throughput(task, frames, sizes, settings.streams, settings.turns)
-    small = (settings.memory_size[0], settings.memory_size[1])
+        found |= key_loads(task, small, settings.streams, device)
     return found | memory_after(task, small, settings.memory_frames, device)
+
+
+def _video(
+    config: DictConfig, task: VideoTask, device: torch.device, running: Acceleration
+) -> dict[str, float]:
+    """Return what reading a video costs, and predicting it from end to end."""
+    path, frames = config.benchmark.video, config.profile.frames
+    data = build_data(config)
+    found = reading_figures(data, path, frames, device)
+    if not isinstance(task, Describing) or isinstance(task, RecognitionTask):
+        return found  # predicted in windows, or not at all
+    task = running.prepare(copy.deepcopy(task), device)
+    turns = config.benchmark.turns
+    return found | end_to_end_figures(task, data, path, frames, turns, running, device)
 
 
 def _training(config: DictConfig, folder: Path) -> dict[str, float]:

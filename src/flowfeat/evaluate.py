@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.utilities import rank_zero_only
 
 from flowfeat import cli, overrides
+from flowfeat.acceleration import acceleration_of
 from flowfeat.build import build_data
 from flowfeat.causes import as_trained
 from flowfeat.checkpoint import restore_task
@@ -55,8 +56,13 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
         if not isinstance(callback, CheckpointCallback)
     ]
     loggers = build_loggers(config, folder)
-    trainer = build_trainer(config, folder, callbacks, loggers, enable_checkpointing=False)
-    results = evaluate(trainer, task, data, **evaluation_arguments(config))
+    running = acceleration_of(config)
+    changes = {"enable_checkpointing": False, "inference_mode": running.inference_mode}
+    trainer = build_trainer(config, folder, callbacks, loggers, **changes)
+    device = trainer.strategy.root_device
+    running.prepare(task, device)
+    with running.precision(device):
+        results = evaluate(trainer, task, data, **evaluation_arguments(config))
     results |= {"peak_memory_gb": peak_memory_gb()}
     if trainer.is_global_zero:
         finish(results, config, folder, trainer, expected)

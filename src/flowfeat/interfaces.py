@@ -201,11 +201,7 @@ class TemporalModule(nn.Module, ABC):
         return None
 
     def expected_agreement(self, current: Tensor, key: Tensor) -> Tensor:
-        """Return what a learned schedule expects of pairs: logits (B,) of the agreement (0..1).
-
-        Raises:
-            ValueError: A method without a learned schedule.
-        """
+        """Return logits (B,) of the agreement (0..1) that a learned schedule expects of pairs."""
         raise ValueError(f"{type(self).__name__} has no schedule that learns")
 
     def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:
@@ -290,6 +286,9 @@ class KeyFrameScheduler(Protocol):
         With ``needs_flow``, only streams of an age of 1 .. interval - 1 are asked: the others have
         a key frame without a question.
         """
+
+    def first_ages(self, tick: int, streams: int) -> Tensor:
+        """Return the ages (B,) i64 of key frames that start streams at this tick, usually 0."""
 
     @property
     def needs_flow(self) -> bool:

@@ -4,6 +4,7 @@ Temporal modules and runners name their parts where they run them, so one mechan
 FLOPs for every method on a real stream.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -85,6 +86,11 @@ def next_frame() -> None:
         meter.next_frame()
 
 
+def counting() -> bool:
+    """Say whether operations are being counted, which only what runs one by one shows."""
+    return isinstance(_meter.get(), FlopMeter)
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done its queued work (accelerators queue; a CPU does not)."""
     if device.type == "cuda":
@@ -128,6 +134,13 @@ def _grid_sample_flops(
     return 8 * batch * channels * grid[1] * grid[2]
 
 
+def _weighted_rows_flops(
+    table: tuple[int, ...], rows: tuple[int, ...], *args: object, **kwargs: object
+) -> int:
+    """Weighted sums of rows: a multiply-add, two operations, for every value read."""
+    return 2 * math.prod(rows) * table[1]
+
+
 class FlopMeter:
     """Collects floating-point operations (2 per multiply-add) per call of each part.
 
@@ -142,9 +155,10 @@ class FlopMeter:
     def enter(self, name: str) -> FlopCounterMode:
         """Start counting a part."""
         sampling = torch.ops.aten.grid_sampler_2d, torch.ops.aten.cudnn_grid_sampler
-        counter = FlopCounterMode(
-            display=False, custom_mapping=dict.fromkeys(sampling, _grid_sample_flops)
-        )
+        bags = torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only
+        formulas: dict[Any, Any] = dict.fromkeys(sampling, _grid_sample_flops)
+        formulas |= dict.fromkeys(bags, _weighted_rows_flops)
+        counter = FlopCounterMode(display=False, custom_mapping=formulas)
         counter.__enter__()
         return counter
 

@@ -80,11 +80,20 @@ def open_stored(command: Command) -> Stored:
     checkpoint = read_checkpoint(path, command.trust)
     changes = [_parsed(word) for word in command.overrides]
     kept = [change for change in changes if not _agrees(change, checkpoint)]
-    config = checkpoint.config.copy()
+    config = _with_newer_keys(checkpoint.config)
     config.run_root = cli.compose_config([]).run_root  # where to write is this machine's matter
     config = apply_overrides(config, kept)
     config.trust = list(command.trust)
     return Stored(checkpoint, config)
+
+
+def _with_newer_keys(config: DictConfig) -> DictConfig:
+    """Fill in what older checkpoints do not carry about how to run, not what."""
+    config = config.copy()
+    OmegaConf.set_struct(config, False)
+    default = cli.compose_config([]).acceleration
+    config.acceleration = OmegaConf.merge(default, config.get("acceleration") or {})
+    return config
 
 
 def apply_overrides(config: DictConfig, changes: Sequence[Override | str]) -> DictConfig:

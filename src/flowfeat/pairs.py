@@ -76,7 +76,8 @@ class PairEvaluation(pl.LightningModule):
             sizes = batch["sizes"].expand(some.shape[1], -1)
             found = results_of(self.task.head, output, sizes)
             for key, predictions in zip(some[0].tolist(), found, strict=True):
-                with _scoring_into(self.task, self.metrics[current - key]):
+                exact = torch.autocast(self.device.type, enabled=False)
+                with exact, _scoring_into(self.task, self.metrics[current - key]):
                     self.task.score([predictions], truth)
                 self.pairs[current - key].update(1)
 

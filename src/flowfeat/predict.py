@@ -1,44 +1,33 @@
 """`flowfeat-predict`: any video or frame folder -> annotated video and JSON lines."""
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-import torch
 from lightning_fabric import Fabric
 from omegaconf import DictConfig
-from rich.progress import track
 
 from flowfeat import cli, overrides
+from flowfeat.acceleration import acceleration_of
 from flowfeat.action_prediction import WindowsSummary, write_windows
 from flowfeat.action_windows import ActionWindows
-from flowfeat.batches import StreamChunk, VideoData, VideoSource
 from flowfeat.build import build_data
 from flowfeat.checkpoint import restore_task
-from flowfeat.label_writer import LabelWriter
 from flowfeat.prediction import (
-    Describing,
-    FramePrediction,
     LabelMapping,
     ModelClock,
     Restoring,
     Summary,
     measure_baseline,
-    predict_stream,
-    whole_file,
 )
 from flowfeat.speed import run_stream
 from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask, video_task
-from flowfeat.video_writer import VideoWriter
+from flowfeat.video_prediction import Drawing, Finals, Video, predict_video
 
 log = logging.getLogger(__name__)
 
@@ -49,64 +38,8 @@ USAGE = (
 )
 OF_ACTIONS = ("window", "stride")
 """Arguments of recognition alone, in seconds: length and distance of the windows."""
-CHUNK = 8  # frames decoded at a time: memory does not depend on the length of the video
-LISTED = 0.05  # least score in the JSON lines; `threshold` is for the pictures
 DAY = 86400  # seconds, the longest window
 CRF = 20  # quality of the video, where the task does not want another
-
-
-class Drawing(NamedTuple):
-    """What the written video looks like."""
-
-    threshold: float  # least score of what is drawn
-    beside: bool  # the frame as it came at the left, the result at the right
-    crf: int  # constant quality, lower is better
-
-
-class PredictData(VideoData, Protocol):
-    """What `predict` needs of a data module: no dataset has to be there."""
-
-    def open(self, path: Path) -> VideoSource:
-        """Open a video file or a folder of frames, as the config reads videos."""
-
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Lightning's hook."""
-
-
-class Video:
-    """One video, read in chunks from its beginning as often as needed; its errors name it."""
-
-    def __init__(self, path: Path, data: PredictData, device: torch.device) -> None:
-        self.path = path
-        self.name = path.name if path.is_dir() else path.stem
-        self.source = data.open(path)
-        self.read = 0  # frames, in the latest pass
-        self._data = data
-        self._device = device
-
-    def chunks(self) -> Iterator[StreamChunk]:
-        """Yield the video in chunks, on the device.
-
-        Raises:
-            ValueError: The video cannot be read to its end.
-        """
-        self.read = 0
-        chunks = self._data.stream(self.source, self.name, CHUNK)
-        while (chunk := self._next(chunks)) is not None:
-            self.read += len(chunk.pictures)
-            batch = self._data.transfer_batch_to_device(chunk.batch, self._device, 0)
-            yield chunk._replace(batch=batch)
-
-    def _next(self, chunks: Iterator[StreamChunk]) -> StreamChunk | None:
-        try:
-            return next(chunks, None)
-        except (ValueError, OSError, IndexError) as error:
-            raise ValueError(
-                f"{self.path}: only {self.read} of {len(self.source)} frames could be read, "
-                f"nothing was written ({cli.one_line(error)})"
-            ) from error
 
 
 def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
@@ -131,7 +64,8 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
-    task = task.to(fabric.device)
+    running = acceleration_of(stored.config)
+    running.prepare(task.to(fabric.device), fabric.device)
     path = Path(os.path.abspath(Path(arguments["video"]).expanduser()))
     if isinstance(task, RecognitionTask):
         return _predict_actions(task, stored, arguments, path, fabric)
@@ -139,24 +73,24 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
         raise cli.UsageError(f"{name}: task {stored.config.task} is predicted frame by frame")
     drawing = _drawing(arguments, task)
     video = Video(path, build_data(stored.config), fabric.device)
-    finals = _finals(stored, arguments, video)
+    finals = Finals(*_finals(stored, arguments, video))
     if wants_maps and not isinstance(task, LabelMapping):
         raise cli.UsageError(f"label_maps=true: task {stored.config.task} predicts no label maps")
-    maps = finals[0].with_name(f"{video.name}_labels") if wants_maps else None
+    if wants_maps:
+        finals = finals._replace(maps=finals.video.with_name(f"{video.name}_labels"))
     clock = ModelClock(fabric.device)
-    with torch.inference_mode(), fabric.autocast():
+    with fabric.autocast(), running.at_work(fabric.device):
         _warm_up(task, video)
         begin = time.perf_counter()
         try:
-            found = predict_stream(task, video.chunks(), clock)
-            _write(found, task, video, finals, drawing, maps)
+            predict_video(task, video, clock, finals, drawing)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
-                f"{path}: interrupted after {video.read} of {len(video.source)} frames, "
+                f"{path}: interrupted after {clock.frames} of {len(video.source)} frames, "
                 "nothing was written"
             ) from None
         seconds = time.perf_counter() - begin
-        log.info(f"wrote {finals[0]} and {finals[1].name}")
+        log.info(f"wrote {finals.video} and {finals.lines.name}")
         if most and task.temporal.key_frames is not None:
             log.info(f"comparing with per-frame evaluation on the first {most} frames at most")
         baseline = measure_baseline(task, video.chunks(), most)
@@ -185,9 +119,10 @@ def _predict_actions(
     finals = _finals(stored, arguments, video)
     picture = finals[0].with_name(f"{video.name}_timeline.png")
     clock = ModelClock(fabric.device)
+    running = acceleration_of(stored.config)
     begin = time.perf_counter()
     try:
-        with torch.inference_mode(), fabric.autocast():
+        with fabric.autocast(), running.at_work(fabric.device):
             write_windows(task, video, clock, (*finals, picture), drawing.threshold, drawing.crf)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
@@ -243,39 +178,6 @@ def _finals(
     if any(path.resolve() == video.path.resolve() for path in finals):
         raise cli.UsageError(f"out={out}: would replace the video itself, choose another folder")
     return finals
-
-
-def _write(
-    found: Iterator[FramePrediction],
-    task: VideoTask,
-    video: Video,
-    finals: tuple[Path, Path],
-    drawing: Drawing,
-    maps: Path | None,
-) -> None:
-    """Write one picture and one JSON line per frame, as they come, and a label map if asked to."""
-    if not isinstance(task, Describing):
-        raise ValueError(f"{type(task).__name__} cannot describe and draw its predictions")
-    knows_keys = task.temporal.key_frames is not None
-    source = video.source
-    height, width = source.size
-    size = (height, 2 * width if drawing.beside else width)
-    with (
-        whole_file(finals[1]) as lines,
-        VideoWriter(finals[0], source.fps, size, crf=drawing.crf) as pictures,
-        nullcontext() if maps is None else LabelWriter(maps) as labels,
-    ):
-        for frame in track(found, video.name, len(source)):
-            is_key = frame.is_key if knows_keys else None
-            picture = task.render(frame.picture, frame.predictions, is_key, drawing.threshold)
-            if drawing.beside:
-                picture = np.concatenate((frame.picture, picture), axis=1)
-            pictures.write(picture)
-            line = {"frame": frame.number, "key_frame": frame.is_key}
-            line |= task.describe(frame.predictions, min(LISTED, drawing.threshold))
-            lines.write(json.dumps(line) + "\n")
-            if labels is not None and isinstance(task, LabelMapping):
-                labels.write(frame.number, task.label_map(frame.predictions))
 
 
 def _warm_up(task: VideoTask, video: Video) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,11 +88,16 @@ class PartCosts:
             raise ValueError(f"r of Eq. 5 needs the cost of {' and '.join(missing)}")
 
 
+def without_gradients() -> AbstractContextManager[Any]:
+    """Return inference mode, or nothing where gradients are off already in a way of its own."""
+    return torch.inference_mode() if torch.is_grad_enabled() else nullcontext()
+
+
 def run_stream(temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor) -> None:
     """Stream a clip (B, T, 3, H, W) from its first frame to its last, and drop the results."""
     stream: Stream[None] = Stream(temporal, head)
     starts = torch.ones(len(frames), dtype=torch.bool)
-    with torch.inference_mode():
+    with without_gradients():
         for _, step, first in steps_of(frames, starts):
             stream.push(step, first, sizes, None)
             next_frame()
@@ -237,7 +243,7 @@ def _side_by_side(
     streams: list[Stream[None]] = [Stream(temporal, head) for _ in intervals]
     spent: list[list[float]] = [[] for _ in intervals]
     starts = torch.ones(len(frames), dtype=torch.bool)
-    with torch.inference_mode():
+    with without_gradients():
         for _, step, first in steps_of(frames, starts):
             for index, (stream, interval) in enumerate(zip(streams, intervals, strict=True)):
                 with _at(temporal, interval):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flowfeat.acceleration import Acceleration
 from flowfeat.benchmarking.streams import (
+    key_loads,
     measure_parts,
     memory_after,
     memory_mb,
@@ -121,6 +122,18 @@ def test_a_batch_that_costs_as_much_as_one_gains_its_size() -> None:
     figures = throughput(sleepy_task(2), *clip(2), count=4, turns=1)
     assert figures["streams/gain"] == pytest.approx(4)
     assert figures["streams/ms_frame_1"] == pytest.approx(12.5)
+
+
+def test_key_frames_per_tick_with_and_without_staggering() -> None:
+    task = sleepy_task(4)
+    figures = key_loads(task, (16, 24), 8, CPU)
+    assert figures == {
+        "streams/key_frames_max": 8,  # all at once, every fourth tick
+        "streams/key_frames_mean": 2,
+        "streams/key_frames_max_staggered": 2,
+        "streams/key_frames_mean_staggered": 2,
+    }
+    assert task.temporal.key_frames == Fixed(4)
 
 
 @pytest.mark.skipif(memory_mb(CPU) is None, reason="this system does not tell its memory in use")

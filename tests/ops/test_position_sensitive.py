@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import ps_roi_pool
 
-from flowfeat.ops.position_sensitive import integral_image, position_sensitive_vote
+from flowfeat.ops.position_sensitive import ONE_THREAD, integral_image, position_sensitive_vote
 
 
 def random_rois(count: int, height: int, width: int) -> torch.Tensor:
@@ -90,8 +90,13 @@ def test_no_rois_and_wrong_channels() -> None:
         position_sensitive_vote(maps, none, torch.zeros(0).long(), 3, 8)
 
 
-def test_the_sums_of_inference_are_those_of_training_to_the_bit() -> None:
-    maps = torch.randn(2, 6, 9, 5, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("band", [1, 4 * 6, ONE_THREAD])  # numbers: less than a cell, 4 cells, all
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_sums_of_inference_are_those_of_training_to_the_bit(
+    band: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flowfeat.ops.position_sensitive.ONE_THREAD", band)
+    maps = torch.randn(2, 6, 9, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
     learning = integral_image(maps.clone().requires_grad_()).detach()
     inference = integral_image(maps)
     assert torch.equal(inference, learning)

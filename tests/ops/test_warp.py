@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from flowfeat.ops.warp import resize_flow, warp
+from flowfeat.metering import FlopMeter, metering, part
+from flowfeat.ops.warp import in_rows, resize_flow, warp
 
 SIZES = [(1, 1), (1, 9), (2, 3), (5, 7), (16, 20), (38, 63), (33, 100)]
 
@@ -86,3 +87,46 @@ def test_resized_flow_moves_the_same_way():
     torch.testing.assert_close(
         resized, torch.tensor([1.0, -0.5]).view(1, 2, 1, 1).expand(1, 2, 5, 6)
     )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_rows_give_what_maps_give(size):
+    generator = torch.Generator().manual_seed(0)
+    features, scale = (torch.randn(2, 5, *size, generator=generator) for _ in range(2))
+    flow = 4 * torch.randn(2, 2, *size, generator=generator)
+    flow[0, :, 0] = 1e6  # far outside
+    (rows,) = in_rows((features,))
+    ours, theirs = (warp(f, flow, scale) for f in (rows, features))
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+    assert min(size) == 1 or ours.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(warp(rows, torch.zeros_like(flow)), features)
+    whole = flow.round().clamp(-9, 9)
+    assert torch.equal(warp(rows, whole), warp(features, whole))
+
+
+@torch.no_grad()
+def test_rows_take_a_flow_that_is_no_number_for_outside():
+    (rows,) = in_rows((torch.ones(1, 3, 4, 5),))
+    flow = torch.zeros(1, 2, 4, 5)
+    flow[0, 0, 0, 0], flow[0, 1, 0, 1] = torch.nan, torch.inf
+    found = warp(rows, flow)
+    assert (found[0, :, 0, :2] == 0).all()
+    assert found.sum() == 3 * 18
+
+
+def test_rows_are_of_inference_alone():
+    features = torch.randn(1, 3, 4, 5, requires_grad=True)
+    assert in_rows((features,))[0] is features
+    warp(features.contiguous(memory_format=torch.channels_last), torch.zeros(1, 2, 4, 5)).sum()
+
+
+@torch.no_grad()
+def test_rows_and_maps_count_the_same_operations():
+    meter = FlopMeter()
+    features, flow = torch.randn(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
+    with metering(meter):
+        for each in (features, *in_rows((features,))):
+            with part("W"):
+                warp(each, flow)
+    assert meter.flops["W"] == [8 * 2 * 3 * 4 * 5] * 2

@@ -1,5 +1,7 @@
 """Detection: truth finds its frame, and scores are counted in original pixels."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -99,3 +101,14 @@ def test_whole_videos_are_followed_in_original_pixels(task):
     assert logged["jitter_across"] == 0
     assert not {"jitter_inside", "mAP_fast", "mAP_medium"} & set(logged)
     assert all(map(task.is_score, ("mAP_slow", "delay", "jitter_across")))
+
+
+def test_single_losses_are_logged_on_the_steps_that_a_logger_sees(task, monkeypatch):
+    """Lightning writes after every n-th step; without a trainer nobody does."""
+    assert not task._logs_now()
+    logged = []
+    for step in range(7):
+        trainer = SimpleNamespace(global_step=step, log_every_n_steps=3)
+        monkeypatch.setattr(DetectionTask, "trainer", trainer)
+        logged += [step] if task._logs_now() else []
+    assert logged == [2, 5]

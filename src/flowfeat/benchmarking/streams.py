@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowfeat.acceleration import Acceleration
+from flowfeat.key_frames.schedules import Fixed
 from flowfeat.metering import Stopwatch, metering, synchronize
 from flowfeat.speed import (
     PartCosts,
@@ -30,6 +31,7 @@ SWITCHES = {
     "inference_mode": (Acceleration(inference_mode=False), Acceleration()),
     "channels_last": (Acceleration(), Acceleration(channels_last=True)),
     "autocast": (Acceleration(), Acceleration(autocast=True)),
+    "cuda_graphs": (Acceleration(), Acceleration(cuda_graphs=True)),
     "compile_key": (Acceleration(), Acceleration(compile=("key",))),
     "compile_non_key": (Acceleration(), Acceleration(compile=("non_key",))),
 }
@@ -66,7 +68,7 @@ def measure_parts(
     alone = key_frames is not None and key_frames.interval == 1
     with key_frame_interval(task.temporal, 2) if alone else nullcontext():
         flops = part_flops(*stream)  # before compiling: what is compiled hides its operations
-    running.prepare(task)
+    running.prepare(task, device)
     watch = Stopwatch(device)
     with running.at_work(device):
         with metering(watch) if device.type == "cpu" else nullcontext():
@@ -97,7 +99,9 @@ def switch_times(
         )
     figures = {}
     for name in names:
-        sides = [(side.prepare(copy.deepcopy(task)), side) for side in SWITCHES[name]]
+        sides = [
+            (side.prepare(copy.deepcopy(task), frames.device), side) for side in SWITCHES[name]
+        ]
         _frame_times(sides, frames, sizes)  # warm-up
         taken = [_frame_times(sides, frames, sizes) for _ in range(turns)]
         for kind, chosen in (("key", True), ("non_key", False)):
@@ -149,6 +153,34 @@ def throughput(
         f"streams/ms_frame_{count}": 1e3 * batch,
         "streams/gain": one / batch,
     }
+
+
+def key_loads(
+    task: VideoTask, size: tuple[int, int], count: int, device: torch.device
+) -> dict[str, float]:
+    """Count the key frames per tick of ``count`` streams that begin together, over two intervals.
+
+    Returns:
+        ``streams/key_frames_max`` and ``_mean`` per tick after the common first one, and the same
+        with staggered key frames; nothing for methods whose schedule cannot.
+    """
+    before = task.temporal.key_frames
+    if not isinstance(before, Fixed):
+        return {}
+    sizes = torch.tensor([size], device=device).expand(count, 2)
+    figures = {}
+    for name, stagger in (("", False), ("_staggered", True)):
+        task.temporal.key_frames = replace(before, stagger=stagger)
+        stream: Stream[None] = Stream(task.temporal, task.head)
+        loads = []
+        for tick in range(2 * before.interval + 1):
+            frames = torch.rand(count, 3, *size, device=device)
+            results = stream.push(frames, torch.full((count,), tick == 0), sizes, None)
+            loads += [int(result.is_key.sum()) for result in results]
+        figures[f"streams/key_frames_max{name}"] = float(max(loads[1:]))
+        figures[f"streams/key_frames_mean{name}"] = statistics.fmean(loads[1:])
+    task.temporal.key_frames = before
+    return figures
 
 
 def memory_after(

@@ -131,7 +131,11 @@ class RefinedFlowNetwork(FlowNetwork):
             refined = F.avg_pool2d(refined, factor, ceil_mode=True)
             stride = self.stride
         displacement = self.predict(refined) * (FLOW_UNIT * 2 / stride)
-        scale = self.scale(refined) if self.scale is not None else None
+        scale = None
+        if self.scale is not None:
+            # Channels last: on the CPU a 1x1 convolution is then one matrix product, and W, which
+            # multiplies by its result, has its maps in this order too.
+            scale = self.scale(refined.contiguous(memory_format=torch.channels_last))
         if stride != self.stride:
             size = (-(-height // self.stride), -(-width // self.stride))
             displacement = resize_flow(displacement, size, stride / self.stride)

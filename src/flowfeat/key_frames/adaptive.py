@@ -53,6 +53,10 @@ class Adaptive(ABC):
         """Nothing is learned."""
         return None
 
+    def first_ages(self, tick: int, streams: int) -> Tensor:
+        """Start as usual: the content spreads the key frames."""
+        return torch.zeros(streams, dtype=torch.int64)
+
     @abstractmethod
     def change(self, frames: Tensor, keys: Tensor, flow: Flow) -> Tensor:
         """Return by how much frames differ from their key frames, (B,), 0 for not at all."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from flowfeat.interfaces import Flow
@@ -14,17 +15,30 @@ class Fixed:
 
     Args:
         interval: The key-frame duration length l, at least 1.
+        stagger: Shorten each stream's first interval so that the key frames of the B streams of a
+            batch are spread evenly over the ticks: at most ceil(B / l) at one tick, beside streams
+            that just start. A single stream is not changed.
 
     Raises:
         ValueError: An interval below 1.
     """
 
     interval: int
+    stagger: bool = False
     needs_flow: bool = False
     network: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         check_count("interval", self.interval)
+
+    def first_ages(self, tick: int, streams: int) -> Tensor:
+        first = torch.zeros(streams, dtype=torch.int64)
+        if self.stagger and streams > 1:
+            # Stream b's own ticks are (b + 1) l / B, rounded up, and every l after it; whenever it
+            # starts, its next key frame falls on one of them, at most l frames later.
+            own = (torch.arange(1, streams + 1) * self.interval + streams - 1) // streams
+            first = (tick - own) % self.interval
+        return first
 
     def __call__(
         self, age: Tensor, frames: Tensor, keys: Tensor | None, flow: Flow | None

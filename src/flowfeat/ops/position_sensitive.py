@@ -14,6 +14,9 @@ from torch import Tensor
 
 Corners = Literal["cells", "pixels"]
 
+ONE_THREAD = 32768
+"""Numbers up to which torch keeps an element-wise operation on the CPU in one thread."""
+
 
 def bin_edges(
     first: Tensor, last: Tensor, k: int, stride: int, extent: int, corners: Corners
@@ -53,19 +56,38 @@ def integral_image(maps: Tensor) -> Tensor:
     """Sum maps (B, C, h, w) over all cells above and left: (B, h + 1, w + 1, C), 0 at the edge."""
     # Differences of large sums: float64 keeps them exact to about 1e-12 (MPS has no float64).
     dtype = torch.float32 if maps.device.type == "mps" else torch.float64
+    if maps.device.type == "cpu" and not (torch.is_grad_enabled() and maps.requires_grad):
+        return _sums_by_rows(maps, dtype)
     batch, channels, height, width = maps.shape
     # In place, because at full size the allocation of each copy costs as much as the sums.
     sums = maps.new_zeros(batch, height + 1, width + 1, channels, dtype=dtype)
     sums[:, 1:, 1:] = maps.permute(0, 2, 3, 1)
-    learns = torch.is_grad_enabled() and maps.requires_grad
-    if maps.device.type == "cpu" and torch.get_num_threads() == 1 and not learns:
-        # A row at a time adds whole vectors, where ``cumsum_`` walks down the map once for every
-        # number of a row: half of its time. The same sums in the same order. More threads would
-        # meet at every row's end, and that costs them more than it saves.
-        for y in range(2, height + 1):
-            sums[:, y] += sums[:, y - 1]
-        return sums.cumsum_(2)
     return sums.cumsum_(1).cumsum_(2)
+
+
+def _sums_by_rows(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Add whole rows, then whole columns: the same sums in the same order, in a third of the time.
+
+    ``cumsum_`` walks down the map once for every single number of a row. A band of the map at a
+    time: what is larger, torch hands to all threads, whose meeting costs more than it saves.
+    """
+    batch, channels, height, width = maps.shape
+    sums = maps.new_empty(batch, height + 1, width + 1, channels, dtype=dtype)
+    sums[:, 0] = 0
+    sums[:, 1:, 0] = 0
+    cells = maps.permute(0, 2, 3, 1)  # (B, h, w, C)
+    band = max(1, ONE_THREAD // channels)
+    for own, ours in zip(sums, cells, strict=True):
+        for x in range(0, width, band):
+            down, new = own[:, x + 1 : min(x + band, width) + 1], ours[:, x : x + band]
+            down[1] = new[0]
+            for y in range(1, height):
+                torch.add(down[y], new[y], out=down[y + 1])
+        for y in range(1, height + 1, band):
+            right = own[y : y + band].transpose(0, 1)
+            for x in range(2, width + 1):
+                right[x] += right[x - 1]
+    return sums
 
 
 def position_sensitive_vote(

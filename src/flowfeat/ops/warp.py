@@ -40,6 +40,9 @@ def warp(features: Tensor, displacement: Tensor, scale: Tensor | None = None) ->
         raise ValueError(f"scale {tuple(scale.shape)}: expected {tuple(features.shape)}")
     # Positions need float32 even under autocast: half precision resolves 1/8 pixel at column 200.
     flow = displacement if displacement.dtype == torch.float64 else displacement.float()
+    if _lies_in_rows(features, flow):
+        sampled = _sample_rows(features, flow)
+        return sampled if scale is None else sampled * scale.to(sampled.dtype)
     # grid_sample wants positions in -1..1, and going there and back rounds: at 38 x 63 zero flow
     # changes features by 2e-5. With sizes that are powers of two both ways are exact, and the zeros
     # that fill up the map are the zeros that lie outside it anyway.
@@ -57,6 +60,51 @@ def warp(features: Tensor, displacement: Tensor, scale: Tensor | None = None) ->
     with torch.autocast(features.device.type, enabled=False):
         sampled = F.grid_sample(padded, grid, align_corners=False).to(features.dtype)
     return sampled if scale is None else sampled * scale.to(sampled.dtype)
+
+
+def in_rows(features: Features) -> Features:
+    """Lay key features out so that ``warp`` is fastest; their values stay.
+
+    On the CPU, without gradients, channels last: a cell is a row, and a result is the weighted sum
+    of four rows, 4 to 10 times faster than going through the map once per channel.
+    """
+    if any(level.device.type != "cpu" for level in features) or torch.is_grad_enabled():
+        return features
+    return tuple(level.contiguous(memory_format=torch.channels_last) for level in features)
+
+
+def _lies_in_rows(features: Tensor, flow: Tensor) -> bool:
+    return (
+        features.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and features.dtype == flow.dtype == torch.float32
+        and features.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _sample_rows(features: Tensor, flow: Tensor) -> Tensor:
+    """Interpolate as above, without the rounding on the way to -1..1 and back."""
+    batch, channels, height, width = features.shape
+    x, x_weight = _neighbours(torch.arange(width) + flow[:, 0], width)  # (B, h, w, 2)
+    y, y_weight = _neighbours(torch.arange(height)[:, None] + flow[:, 1], height)
+    first = torch.arange(batch).view(-1, 1, 1, 1, 1) * (height * width)
+    rows = first + y[..., :, None] * width + x[..., None, :]  # (B, h, w, 2, 2)
+    weights = y_weight[..., :, None] * x_weight[..., None, :]
+    table = features.permute(0, 2, 3, 1).view(-1, channels)
+    sampled = F.embedding_bag(
+        rows.view(-1, 4), table, mode="sum", per_sample_weights=weights.view(-1, 4)
+    )
+    return sampled.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _neighbours(position: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Return the two cells around positions along one axis, and their weights: 0 outside."""
+    low = position.floor()
+    cells = torch.stack((low, low + 1), -1)
+    share = position - low
+    inside = (cells >= 0) & (cells < size)  # false for what is no number, too
+    weights = torch.where(inside, torch.stack((1 - share, share), -1), 0.0)
+    return torch.where(inside, cells, 0).long(), weights
 
 
 def _power_of_two(size: int) -> int:

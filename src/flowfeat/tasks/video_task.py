@@ -4,6 +4,7 @@ from abc import abstractmethod
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric
 
@@ -106,10 +107,19 @@ class VideoTask(Task):
             )
         total: Tensor = sum(losses.values())  # type: ignore[assignment]  # never empty
         batch_size = len(video["frames"])
-        for name, value in losses.items():
-            self.log(f"loss_{name}", value.detach(), batch_size=batch_size)
+        if self._logs_now():
+            for name, value in losses.items():
+                self.log(f"loss_{name}", value.detach(), batch_size=batch_size)
         self.log("loss", total.detach(), prog_bar=True, batch_size=batch_size)
         return total
+
+    def _logs_now(self) -> bool:
+        """Say whether this step's figures reach a logger; in others each costs its call."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # trained without one
+            return False
+        return (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
 
     def stream(self) -> Stream[Any]:
         """Begin a pass over videos."""
@@ -160,7 +170,8 @@ class VideoTask(Task):
     def _score_all(self, results: list[Result[Step]]) -> None:
         for result in results:
             self.key_share.update(float(result.is_key.float().mean()), len(result.is_key))
-            with part("score"):
+            # Scores are exact, whatever precision the networks run in.
+            with part("score"), torch.autocast(self.device.type, enabled=False):
                 self.score(result.predictions, result.tag.truth)
                 self.follow(result)
 

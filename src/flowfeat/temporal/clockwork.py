@@ -78,7 +78,7 @@ class Clockwork(TemporalModule):
         )
         labels = None
         if self.threshold is None:
-            keys = renew(old, frames, is_key, age, self._trunk)
+            keys = renew(old, frames, is_key, age, self.key_frames, self._trunk)
         else:
             maps = self._shallow(frames)
             labels = maps.argmax(dim=1)  # (B, h, w)
@@ -87,7 +87,9 @@ class Clockwork(TemporalModule):
                 there = is_key.to(frames.device)[:, None, None]
                 labels = torch.where(there, labels, state.labels)
             rows = is_key.nonzero().flatten().to(frames.device)
-            keys = renew(old, frames, is_key, age, partial(self._deepen, maps[rows]))
+            keys = renew(
+                old, frames, is_key, age, self.key_frames, partial(self._deepen, maps[rows])
+            )
         trunk = keys.features
         if self.pipelined and old is not None:
             late = (is_key & (age > 0)).nonzero().flatten().to(frames.device)

@@ -13,7 +13,7 @@ from flowfeat.interfaces import (
     TemporalModule,
 )
 from flowfeat.metering import part
-from flowfeat.ops.warp import warp_levels
+from flowfeat.ops.warp import in_rows, warp_levels
 from flowfeat.temporal.key_memory import (
     KeyFrames,
     ages,
@@ -52,7 +52,7 @@ class FeatureFlow(TemporalModule):
         state = fitting(state, frames)
         age = ages(state, starts)
         is_key, flow = self._decide(state, frames, age)
-        state = renew(state, frames, is_key, age, self._trunk)
+        state = renew(state, frames, is_key, age, self.key_frames, self._trunk)
         propagated = self._propagate_rows(state, frames, ~is_key, flow)
         return self._output(propagated, frames, is_key), state
 
@@ -79,7 +79,7 @@ class FeatureFlow(TemporalModule):
 
     def _trunk(self, frames: Tensor) -> Features:
         with part("N_feat"):
-            return self.features.trunk(frames)
+            return in_rows(self.features.trunk(frames))
 
     def _propagate_rows(
         self, state: KeyFrames, frames: Tensor, moved: Tensor, flow: Flow | None

@@ -44,7 +44,7 @@ class Hold(TemporalModule):
         age = ages(state, starts)
         keys = None if state is None else state.frames
         is_key = (age == 0) | self.key_frames(age, frames, keys, None)
-        state = renew(state, frames, is_key, age, self._network)
+        state = renew(state, frames, is_key, age, self.key_frames, self._network)
         return self._output(state, frames, is_key), state
 
     def _network(self, frames: Tensor) -> Features:

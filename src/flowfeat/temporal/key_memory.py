@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowfeat.interfaces import Features
+from flowfeat.interfaces import Features, KeyFrameScheduler
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class KeyFrames:
 
     frames: Tensor  # (B, 3, H, W), the key frames
     features: Features  # what the network gave on them
-    age: Tensor  # (B,) i64 on the CPU, frames since the key frame
+    age: Tensor  # (B,) i64 on the CPU, frames since the key frame (or as the schedule began it)
+    tick: int  # steps since the state began
 
 
 def fitting(state: KeyFrames | None, frames: Tensor) -> KeyFrames | None:
@@ -35,6 +36,7 @@ def renew(
     frames: Tensor,
     is_key: Tensor,
     age: Tensor,
+    schedule: KeyFrameScheduler,
     network: Callable[[Tensor], Features],
 ) -> KeyFrames:
     """Run the network where a key frame falls, and remember it.
@@ -44,21 +46,25 @@ def renew(
         frames: (B, 3, H, W), the current frames.
         is_key: (B,) bool on the CPU.
         age: (B,) i64 on the CPU, as ``ages`` gives it.
+        schedule: Says from which age streams count that start here.
         network: Frames (b, 3, H, W) -> features.
     """
-    age = torch.where(is_key, 0, age)
+    tick = 0 if state is None else state.tick + 1
+    first = schedule.first_ages(tick, len(age))
+    age = torch.where(age == 0, first, torch.where(is_key, 0, age))
     if state is not None and not is_key.any():
-        return KeyFrames(state.frames, state.features, age)
+        return KeyFrames(state.frames, state.features, age, tick)
     if state is None or is_key.all():
-        return KeyFrames(frames, network(frames), age)
+        return KeyFrames(frames, network(frames), age, tick)
     rows = is_key.nonzero().flatten().to(frames.device)
     features = put_rows(state.features, rows, network(frames[rows]))
-    return KeyFrames(state.frames.index_copy(0, rows, frames[rows]), features, age)
+    return KeyFrames(state.frames.index_copy(0, rows, frames[rows]), features, age, tick)
 
 
 def put_rows(features: Features, rows: Tensor, new: Features) -> Features:
     """Return features (B, ...) with the rows (b,) replaced by new ones (b, ...)."""
-    return tuple(a.index_copy(0, rows, b) for a, b in zip(features, new, strict=True))
+    # Not ``index_copy``, whose result forgets the order of its input in memory.
+    return tuple(a.clone().index_copy_(0, rows, b) for a, b in zip(features, new, strict=True))
 
 
 def latest_keys(is_key: Tensor, targets: Tensor) -> Tensor:
@@ -102,5 +108,5 @@ def run_pairs(
     fresh = network(flat[unique.to(clip.device)])
     features = tuple(level[inverse.to(clip.device)] for level in fresh)
     key = flat[key_rows.to(clip.device)]
-    state = KeyFrames(key, features, torch.zeros_like(key_rows))
+    state = KeyFrames(key, features, torch.zeros_like(key_rows), tick=0)
     return flat[current_rows.to(clip.device)], key_rows == current_rows, state

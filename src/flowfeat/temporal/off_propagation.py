@@ -67,7 +67,7 @@ class OffPropagation(FeatureFlow):
             if isinstance(state, PropagatedFrames) and state.frames.shape == frames.shape:
                 previous, there = state.reduced, ~starts
             merged = self.off_network(output.features[-1], [Pair(previous, current, there)])
-        state = PropagatedFrames(keys.frames, keys.features, keys.age, current)
+        state = PropagatedFrames(keys.frames, keys.features, keys.age, keys.tick, current)
         return output._replace(features=(*output.features[:-1], merged)), state
 
     def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
