@@ -119,7 +119,8 @@ class VideoTask(Task):
             trainer = self.trainer
         except RuntimeError:  # trained without one
             return False
-        return (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set as it is made
+        return (trainer.global_step + 1) % max(1, every) == 0
 
     def stream(self) -> Stream[Any]:
         """Begin a pass over videos."""
