@@ -248,9 +248,9 @@ def _side_by_side(
             for index, (stream, interval) in enumerate(zip(streams, intervals, strict=True)):
                 with _at(temporal, interval):
                     push = partial(stream.push, step, first, sizes, None)
-                    spent[index].append(_seconds(push, frames.device))
+                    spent[index].append(seconds_of(push, frames.device))
         for index, stream in enumerate(streams):
-            spent[index].append(_seconds(stream.finish, frames.device))
+            spent[index].append(seconds_of(stream.finish, frames.device))
     return spent
 
 
@@ -274,7 +274,8 @@ def _whole_intervals(
     return frames[:, :count]
 
 
-def _seconds(function: Callable[[], object], device: torch.device) -> float:
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call, the device's queue included."""
     synchronize(device)
     begin = time.perf_counter()
     function()

@@ -2,7 +2,6 @@
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 
 from flowfeat.acceleration import Acceleration
 from flowfeat.batches import VideoSource
-from flowfeat.metering import synchronize
 from flowfeat.prediction import ModelClock, predict_stream
+from flowfeat.speed import seconds_of
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.video_prediction import Drawing, Finals, Video, predict_video
 
@@ -89,18 +88,10 @@ def end_to_end_figures(
         )
         for turn in range(turns + 1):
             for work, taken in zip(works, spent.values(), strict=True):
-                seconds = _seconds(work, device)
+                seconds = seconds_of(work, device)
                 if turn:  # the first one warms up
                     taken.append(seconds)
     fps = {name: count / statistics.median(taken) for name, taken in spent.items()}
     slower = min(fps["fps_reading"], fps["fps_model"])
     shares = {"of_slower_in_line": fps["fps_in_line"] / slower, "of_slower": fps["fps"] / slower}
     return {f"end_to_end/{name}": value for name, value in (fps | shares).items()}
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    synchronize(device)
-    begin = time.perf_counter()
-    work()
-    synchronize(device)
-    return time.perf_counter() - begin
