@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_modules.missing import contents, first_names
+from data_modules.text_lines import read_lines
 
 SPLITS = (1, 2, 3)
 
@@ -165,7 +166,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     """Return the lines that are not blank, with their numbers from 1."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list, found {contents(path.parent)}")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_lines(path)
     return [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -25,6 +25,7 @@ from data_modules.synthetic.chairs_writer import (
     write_flying_chairs,
 )
 from data_modules.synthetic_flow import FlowPair
+from data_modules.text_lines import read_lines
 from data_modules.video_data import ClipDataModule, ClipLoader
 
 _FILE = re.compile(r"(\d{5})_(img1\.ppm|img2\.ppm|flow\.flo)")
@@ -42,7 +43,7 @@ def read_split(path: Path) -> list[int]:
         raise FileNotFoundError(
             f"{path}: no such split file, {path.parent} holds {contents(path.parent)}"
         )
-    lines = path.read_text().split()
+    lines = " ".join(read_lines(path)).split()
     for number, line in enumerate(lines, start=1):
         if line not in (str(TRAIN), str(VAL)):
             raise ValueError(f"{path}: line {number}: expected 1 or 2, found {line!r}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_modules.clean_clips import CleanClip
 from data_modules.missing import contents, report_missing
+from data_modules.text_lines import read_lines
 
 FRAMES = tuple(f"im{number}.png" for number in range(1, 8))
 SCORED = 3
@@ -42,7 +43,7 @@ class Septuplets:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such list, found {contents(self.root)}")
         names: dict[str, None] = {}
-        for number, line in enumerate(path.read_text().splitlines(), start=1):
+        for number, line in enumerate(read_lines(path), start=1):
             if not line.strip():
                 continue
             if not _NAME.fullmatch(line.strip()):

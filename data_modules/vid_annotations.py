@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.text_lines import read_lines
+
 logger = logging.getLogger(__name__)
 
 OFFICIAL = (
@@ -38,7 +40,7 @@ def official_classes() -> ClassMap:
 def read_class_map(path: Path) -> ClassMap:
     """Read lines ``<WordNet id> <index from 1> <name>``; labels follow the index."""
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split(maxsplit=2)
         if not words:
             continue
@@ -75,7 +77,7 @@ def read_vid_list(path: Path) -> VidList:
     A list whose third column is always 0 and that names no snippet twice is one of whole snippets.
     """
     entries = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         words = line.split()
         if not words:
             continue
@@ -96,7 +98,7 @@ def read_vid_list(path: Path) -> VidList:
 
 def read_still_list(path: Path) -> tuple[str, ...]:
     """Read a list of DET pictures: ``<picture>`` or ``<picture> <number>`` per line."""
-    names = tuple(line.split()[0] for line in path.read_text().splitlines() if line.strip())
+    names = tuple(line.split()[0] for line in read_lines(path) if line.strip())
     if not names:
         raise ValueError(f"{path}: expected at least one line, found none")
     return names

@@ -139,7 +139,7 @@ def test_parts_that_are_given_need_no_first_stage(tmp_path):
     assert not fake.runs
 
 
-def test_a_sibling_gives_its_report_and_no_parts(tmp_path, monkeypatch):
+def test_a_sibling_gives_its_report_and_no_parts(tmp_path, monkeypatch, caplog):
     root = f"run_root={tmp_path}"
     config = cli.compose_config(["task=vimeo90k", "method=off", root])
     assert list(config.first_stage.parts) == []
@@ -153,6 +153,10 @@ def test_a_sibling_gives_its_report_and_no_parts(tmp_path, monkeypatch):
     assert all(path is None for path in whole.start_from.values())
     expected = {"first_stage_PSNR": 33.25, "first_stage_train_seconds": 9.0}
     assert first_stage_figures(whole, "PSNR") == expected
+
+    (folder / "results.json").write_text("{")
+    assert first_stage_figures(whole, "PSNR") == {}  # and this run's own report is not lost
+    assert "results.json: expected a report, found no JSON" in caplog.text
 
 
 def test_without_a_command_line_it_says_what_to_give(tmp_path):

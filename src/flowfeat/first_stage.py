@@ -221,6 +221,10 @@ def first_stage_figures(config: DictConfig, monitor: str) -> dict[str, float]:
     report = Path(checkpoint).parent / "results.json"
     if not report.is_file():
         return {}
-    found = json.loads(report.read_text())
+    try:
+        found = json.loads(report.read_text())
+    except ValueError:  # this run's own report must not be lost for it
+        log.warning(f"{report}: expected a report, found no JSON; the first stage's is left out")
+        return {}
     wanted = (monitor, "train_seconds")
     return {f"first_stage_{key}": float(found[key]) for key in wanted if key in found}
