@@ -240,6 +240,7 @@ def test_usual_causes_come_from_the_config(words, said):
         (["data.batch_size=2", "+trainer.accumulate_grad_batches=4"], ("learning rate", "length")),
         (["features.pretrained=false", "features.checkpoint_path=/n"], ("N begins",)),
         (["features.pretrained=false", "start_from.features=/n"], ("N begins",)),
+        (["features.pretrained=false", "start_from.all=/n"], ("N begins", "F begins")),
         (["resume=/last.ckpt", "features.pretrained=false"], ("N begins", "F begins")),
     ],
     ids=lambda value: " ".join(value),

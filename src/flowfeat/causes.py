@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flowfeat.settings import changed, under, word
-from flowfeat.start_from import start_files
+from flowfeat.start_from import starts
 
 DECIDING = (
     *("features", "flow", "temporal", "clip", "key_frames", "head"),
@@ -148,9 +148,8 @@ def _features(config: DictConfig, reference: DictConfig) -> Iterator[str]:
     node: Any = config.features
     if "pretrained" not in node or node.get("pretrained") or node.get("checkpoint_path"):
         return
-    given = start_files(config).get("features")
-    if OmegaConf.select(config, "first_stage.checkpoint"):
-        given = None  # of the first stage, which began as this config says
+    # A first stage's weights are no cause to be silent: it began as this config says.
+    given = starts(config, "features") and not OmegaConf.select(config, "first_stage.checkpoint")
     if not (given or config.resume):
         frozen = ", which frozen BatchNorm needs" if node.get("norm") == "frozen" else ""
         yield (
@@ -161,7 +160,7 @@ def _features(config: DictConfig, reference: DictConfig) -> Iterator[str]:
 
 def _flow(config: DictConfig, reference: DictConfig) -> Iterator[str]:
     """F from scratch or from the warm-up; a resumed run does not say what it began with."""
-    if "weights" not in config.flow or start_files(config).get("flow") or config.resume:
+    if "weights" not in config.flow or starts(config, "flow") or config.resume:
         return
     begun = "the warm-up's" if config.warmup else "no"
     yield (

@@ -30,7 +30,6 @@ OPTIONAL = {"flow": "scale."}
 
 _SHOWN = 3  # names in a message
 
-
 ALL = "all"
 """The key of `start_from` that stands for every part."""
 
