@@ -65,8 +65,6 @@ def test_schedules_train_and_stream(task_name, schedule):
     assert all(learns)
     assert any(name.startswith("temporal.schedule.") for name in task.state_dict()) == bool(learns)
     for threshold, expected in ((1e9, [0, 4]), (0.0, list(range(LENGTH)))):
-        if schedule == "learned":
-            threshold = min(threshold, 1.0)
         task = made(
             task_name,
             f"key_frames={schedule}",

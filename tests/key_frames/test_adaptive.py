@@ -80,11 +80,13 @@ def keys(module: FeatureFlow, clips: Tensor, starts: Tensor | None = None) -> li
 
 
 def photometric(**settings: float) -> Photometric:
-    return Photometric(**({"interval": 5, "threshold": 0.1, "stride": 8} | settings))
+    usual = {"interval": 5, "threshold": 0.3, "stride": 8, "times_age": False}
+    return Photometric(**(usual | settings))
 
 
 def magnitude(**settings: float) -> FlowMagnitude:
-    return FlowMagnitude(**({"interval": 5, "threshold": 12.0, "stride": 8} | settings))
+    usual = {"interval": 5, "threshold": 12.0, "stride": 8, "times_age": False}
+    return FlowMagnitude(**(usual | settings))
 
 
 STILL = pan([0] * 12)
@@ -127,10 +129,51 @@ def test_what_the_flow_explains_is_no_change():
     still = ZeroFlow((3,), (8,))(current, key)
     colour = torch.tensor([1.0, 1.0, 0.0])[:, None, None]  # without the camera's position
     change = photometric().change(current * colour, key * colour, flow)
-    assert change.item() == pytest.approx(UNRELATED / 6, abs=1e-6)
-    copied = (current - key).abs().mul(colour).mean()
+    assert change.item() == pytest.approx(1 / 6, abs=1e-6)
+    shown = (current * colour)[0]
+    deviation = (shown - shown.mean((1, 2), keepdim=True)).abs().mean()
+    copied = (current - key).abs().mul(colour).mean() / (4 / 3 * deviation)
     measured = photometric().change(current * colour, key * colour, still)
     assert measured.item() == pytest.approx(copied.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("contrast", [0.2, 0.5, 1.0])
+def test_a_cut_is_about_1_whatever_the_contrast(contrast):
+    noise = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    noise = 0.5 + contrast * (F.avg_pool2d(noise, 4) - 0.5)  # of 64 x 64 unrelated cells
+    cells = noise.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    pair = (0.5 + contrast * (torch.rand(2, 3, 64, 64) - 0.5)).repeat_interleave(4, 2)
+    pair = pair.repeat_interleave(4, 3)
+    still = Flow(torch.zeros(1, 2, 32, 32), None)
+    for current, key in (pair.split(1), cells.split(1)):
+        change = photometric().change(current, key, still).item()
+        assert change == pytest.approx(1.0, abs=0.1)
+    assert photometric().change(current, current, still) == 0
+
+
+def test_a_frame_without_contrast_is_compared_with_the_least():
+    black, dim = torch.zeros(1, 3, *SIZE), torch.full((1, 3, *SIZE), 0.001)
+    still = Flow(torch.zeros(1, 2, SIZE[0] // 8, SIZE[1] // 8), None)
+    assert photometric().change(black, black, still) == 0
+    expected = 0.001 / (UNRELATED * 0.01)
+    assert photometric().change(black, dim, still).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_flow_is_measured_where_things_move_most():
+    displacement = torch.zeros(1, 2, 10, 10)
+    displacement[0, 0, 0] = 3  # a tenth of the picture moves by 3 cells
+    flow = Flow(displacement, None)
+    empty = torch.zeros(1, 3, 80, 80)
+    assert magnitude().change(empty, empty, flow).item() == pytest.approx(24)
+    assert magnitude(quantile=0.5).change(empty, empty, flow).item() == 0
+
+
+@pytest.mark.parametrize(("speed", "interval"), [(1, 4), (4, 2), (16, 1)])
+def test_with_the_age_the_rate_goes_with_the_square_root_of_the_speed(speed, interval):
+    """speed * age ** 2 exceeds 15 first at age 4, 2 and 1."""
+    module = FeatureFlow(Pixels(), Told(), magnitude(times_age=True, threshold=15.0, interval=9))
+    clip = pan([speed * t for t in range(9)])[None]
+    assert keys(module, clip) == [list(range(0, 9, interval))]
 
 
 def test_flow_is_measured_in_pixels_of_the_frame():
@@ -163,7 +206,7 @@ def test_a_flow_is_computed_once_per_question():
 
 def test_propagation_uses_the_flow_that_decided():
     clips = torch.stack((pan([0, 8, 8]), CUT[1:4].flip(0), pan([0, 0, 8])))
-    adaptive = FeatureFlow(Pixels(), Told(), photometric(threshold=0.2))
+    adaptive = FeatureFlow(Pixels(), Told(), photometric(threshold=0.5))
     fixed = FeatureFlow(Pixels(), Told(), Fixed(5))
     states = [None, None]
     for t in range(3):
@@ -208,12 +251,18 @@ def test_another_resolution_starts_anew():
     [
         ({"interval": 0}, "key_frames.interval: expected an integer >= 1, found 0"),
         ({"shortest": 0}, "key_frames.shortest: expected an integer >= 1, found 0"),
+        ({"interval": 2.5}, "key_frames.interval: expected an integer >= 1, found 2.5"),
         ({"threshold": -0.1}, "key_frames.threshold=-0.1: expected at least 0"),
     ],
 )
 def test_impossible_settings_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         photometric(**settings)
+
+
+def test_an_impossible_quantile_is_refused():
+    with pytest.raises(ValueError, match=r"key_frames.quantile=1.5: expected 0..1"):
+        magnitude(quantile=1.5)
 
 
 def test_methods_without_a_flow_refuse_to_ask_it():

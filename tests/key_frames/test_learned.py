@@ -65,9 +65,12 @@ def pairs(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return frames, (~changed).float().mean((1, 2))
 
 
+USUAL = {"coarse_channels": 3, "interval": 6, "threshold": 0.3, "times_age": False}
+
+
 def method(**settings: float) -> FeatureFlow:
     torch.manual_seed(0)
-    schedule = Learned(**({"coarse_channels": 3, "interval": 6, "threshold": 0.3} | settings))
+    schedule = Learned(**(USUAL | settings))
     return FeatureFlow(Pixels(), CopyingFlow((3,), (8,)), schedule)
 
 

@@ -92,7 +92,7 @@ def networks() -> tuple[Convolutions, PairFlow]:
 
 
 def adaptive(kind: type, **settings: Any) -> Callable[[], FeatureFlow]:
-    return lambda: FeatureFlow(*networks(), kind(interval=5, **settings))
+    return lambda: FeatureFlow(*networks(), kind(interval=5, times_age=False, **settings))
 
 
 def learned() -> FeatureFlow:
@@ -109,7 +109,7 @@ METHODS: dict[str, Callable[[], Any]] = {
     "per_frame": lambda: PerFrame(networks()[0]),
     "feature_flow": lambda: FeatureFlow(*networks(), Fixed(3)),
     "copying": lambda: FeatureFlow(*networks(), Fixed(3)).copying(),
-    "photometric": adaptive(Photometric, stride=4, threshold=0.305),
+    "photometric": adaptive(Photometric, stride=4, threshold=1.1),
     "flow_magnitude": adaptive(FlowMagnitude, stride=4, threshold=8.0),
     "learned": learned,
     "hold": lambda: Hold(networks()[0], Fixed(3)),
