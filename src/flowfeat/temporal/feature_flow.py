@@ -13,6 +13,7 @@ from flowfeat.interfaces import (
     TemporalModule,
 )
 from flowfeat.metering import part
+from flowfeat.ops.pieces import in_pieces
 from flowfeat.ops.warp import in_rows, warp_levels
 from flowfeat.temporal.key_memory import (
     KeyFrames,
@@ -79,7 +80,7 @@ class FeatureFlow(TemporalModule):
 
     def _trunk(self, frames: Tensor) -> Features:
         with part("N_feat"):
-            return in_rows(self.features.trunk(frames))
+            return in_rows(in_pieces(self.features.trunk, frames))
 
     def _propagate_rows(
         self, state: KeyFrames, frames: Tensor, moved: Tensor, flow: Flow | None
@@ -100,7 +101,7 @@ class FeatureFlow(TemporalModule):
 
     def _flow(self, current: Tensor, key: Tensor) -> Flow:
         with part("F"):
-            return self.flow(current, key)
+            return in_pieces(self.flow, current, key)
 
     def _propagate(
         self, features: Features, current: Tensor, key: Tensor, flow: Flow | None = None

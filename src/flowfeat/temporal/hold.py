@@ -12,6 +12,7 @@ from flowfeat.interfaces import (
     TemporalModule,
 )
 from flowfeat.metering import part
+from flowfeat.ops.pieces import in_pieces
 from flowfeat.temporal.key_memory import KeyFrames, ages, fitting, latest_keys, renew, run_pairs
 
 
@@ -49,7 +50,7 @@ class Hold(TemporalModule):
 
     def _network(self, frames: Tensor) -> Features:
         with part("N_feat"):
-            trunk = self.features.trunk(frames)
+            trunk = in_pieces(self.features.trunk, frames)
         with part("tail"):
             return self.features.tail(trunk)
 

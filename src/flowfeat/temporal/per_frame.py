@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowfeat.interfaces import FeatureNetwork, Output, TemporalModule
 from flowfeat.metering import part
+from flowfeat.ops.pieces import in_pieces
 
 
 class PerFrame(TemporalModule):
@@ -19,7 +20,7 @@ class PerFrame(TemporalModule):
 
     def step(self, frames: Tensor, starts: Tensor, state: Any | None) -> tuple[Output, None]:
         with part("N_feat"):
-            trunk = self.features.trunk(frames)
+            trunk = in_pieces(self.features.trunk, frames)
         with part("tail"):
             features = self.features.tail(trunk)
         batch = frames.shape[0]
