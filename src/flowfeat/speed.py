@@ -249,6 +249,7 @@ def _side_by_side(
                 with _at(temporal, interval):
                     push = partial(stream.push, step, first, sizes, None)
                     spent[index].append(seconds_of(push, frames.device))
+                next_frame()
         for index, stream in enumerate(streams):
             spent[index].append(seconds_of(stream.finish, frames.device))
     return spent

@@ -18,6 +18,7 @@ from flowfeat.benchmarking.streams import (
 )
 from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
 from flowfeat.key_frames.schedules import Fixed
+from flowfeat.metering import part
 from flowfeat.speed import speedup_eq7
 from flowfeat.temporal.feature_flow import FeatureFlow
 
@@ -99,6 +100,26 @@ def test_parts_and_s_come_from_the_same_calls() -> None:
     # The convolutions, 2 operations per multiply-add: 6 cells of 8 x 8 weights.
     assert parts.flops.costs["N_feat"] == 2 * 6 * 64 * 3 * 4
     assert parts.flops.costs["F"] == 2 * 6 * 64 * 6 * 2
+
+
+class InTwoParts(Sleepy):
+    """Works for 20 ms under one name, in two calls of 6 and 14 ms."""
+
+    def trunk(self, frames: Tensor) -> Features:
+        NOW[0] += 0.006
+        return (self.conv(frames),)
+
+    def tail(self, features: Features) -> Features:
+        with part("N_feat"):
+            NOW[0] += 0.014
+        return features
+
+
+def test_what_a_part_does_for_a_frame_in_several_calls_is_added_up() -> None:
+    task = sleepy_task(2)
+    task.temporal.features = InTwoParts()
+    parts = measure_parts(task, *clip(3), seconds=0.2, running=Acceleration())
+    assert parts.seconds.costs["N_feat"] == pytest.approx(0.02)
 
 
 def test_at_l_1_the_flow_network_is_timed_all_the_same() -> None:
