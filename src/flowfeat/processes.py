@@ -14,7 +14,7 @@ def is_first() -> bool:
 def require_common_folder() -> None:
     """See that processes which torchrun or srun started were given one run folder.
 
-    Run folders are named by the second in which a process starts. Those that the trainer starts
+    Run folders are named by the moment at which a process starts. Those that the trainer starts
     itself are told theirs.
 
     Raises:
