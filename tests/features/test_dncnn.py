@@ -49,6 +49,15 @@ def test_features_keep_the_size_of_the_frame(depth, width):
     assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
 
 
+def test_the_mean_is_taken_from_the_frames():
+    plain = DnCNN(2, 4)
+    centred = DnCNN(2, 4, mean=0.5)
+    centred.load_state_dict(plain.state_dict())
+    frames = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(centred(frames)[0], plain(frames - 0.5)[0])
+    assert not torch.equal(centred(frames)[0], plain(frames)[0])
+
+
 def test_weights_are_xaviers_uniform_with_the_gain_of_relu():
     layer = convolution(16, 48)
     limit = math.sqrt(2) * math.sqrt(6 / (9 * 16 + 9 * 48))

@@ -11,27 +11,30 @@ class DnCNN(FeatureNetwork):
     """Zhang et al., 2017, up to where OFF comes in; ``heads.restoration`` is the rest.
 
     3x3 convolutions with ReLU and without BatchNorm (OFF, section 7.2). 3 here and 17 in the head
-    are DnCNN's 20. Frames go in as they are, RGB in [0, 1]: what is learnt is their residual.
+    are DnCNN's 20. What is learnt is the residual of the frames, RGB in [0, 1].
 
     Args:
         depth: Convolutions; the paper found 3 best.
         width: Channels.
+        mean: Taken from the frames. 0 as published; the middle of the range lets a short training
+            begin at once, where the brightness that all values share otherwise hides the texture.
 
     Raises:
         ValueError: Either below 1.
     """
 
-    def __init__(self, depth: int = 3, width: int = 64) -> None:
+    def __init__(self, depth: int = 3, width: int = 64, mean: float = 0.0) -> None:
         super().__init__()
         if depth < 1 or width < 1:
             raise ValueError(
                 f"features.depth={depth}, features.width={width}: expected 1 or more of each"
             )
+        self.mean = mean
         self.layers = convolutions(3, width, depth)
         self.channels, self.strides = (width,), (1,)
 
     def trunk(self, frames: Tensor) -> Features:
-        return (self.layers(frames),)
+        return (self.layers(frames - self.mean),)
 
 
 def convolutions(inputs: int, width: int, depth: int) -> nn.Sequential:
