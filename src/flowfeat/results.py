@@ -8,14 +8,19 @@ from torch import Tensor
 from flowfeat.interfaces import Detections, Motion, Output, TaskHead
 from flowfeat.metering import part
 from flowfeat.ops.move import move_boxes, move_labels
+from flowfeat.ops.pieces import rows_at_once
 
 
 def results_of(head: TaskHead, output: Output, sizes: Tensor) -> Any:
     """Return the final results for every row of an output; sizes (B, 2) of its pictures."""
-    with part("N_task"):
-        raw = head(output.features, output.frames)
-    with part("post"):
-        results = head.postprocess(raw, sizes)
+    results: list[Any] = []
+    rows = rows_at_once(output.frames)
+    for first in range(0, len(output.frames), rows):
+        piece = slice(first, first + rows)
+        with part("N_task"):
+            raw = head(tuple(level[piece] for level in output.features), output.frames[piece])
+        with part("post"):
+            results += head.postprocess(raw, sizes[piece])
     return carry(results, output, sizes)
 
 

@@ -12,6 +12,13 @@ PIXELS = 2**19
 """Of a piece: 600 x 1000 goes one by one; small pictures together, which share the weights' way."""
 
 
+def rows_at_once(frames: Tensor) -> int:
+    """Return how many rows of a batch (B, 3, H, W) are good to take at a time; at least 1."""
+    if frames.device.type != "cpu" or torch.is_grad_enabled():
+        return max(1, len(frames))
+    return max(1, PIXELS // max(1, frames.shape[-2] * frames.shape[-1]))
+
+
 def in_pieces(network: Callable[..., R], *frames: Tensor) -> R:
     """Run a network on as many rows of a batch at a time as are good for this device.
 
@@ -25,9 +32,8 @@ def in_pieces(network: Callable[..., R], *frames: Tensor) -> R:
     Returns:
         What ``network(*frames)`` returns.
     """
-    first = frames[0]
-    rows = max(1, PIXELS // max(1, first.shape[-2] * first.shape[-1]))
-    if first.device.type != "cpu" or torch.is_grad_enabled() or len(first) <= rows:
+    rows = rows_at_once(frames[0])
+    if len(frames[0]) <= rows:
         return network(*frames)
     pieces = [network(*piece) for piece in zip(*(f.split(rows) for f in frames), strict=True)]
     return _joined(pieces)
