@@ -20,7 +20,12 @@ from flowfeat.methods import Cell, cell_table, choices, remarks, try_all, try_pa
         ("vimeo90k", "dff", False, "of 20, s < 1.13"),
         ("ucf101", "dff", True, "clip=consistent_interval_small"),
         ("ucf101", "dff_learned_keys", False, "cannot compare StepScores"),
-        ("ucf101", "off_ms", False, "temporal=off_ms_ucf101: unknown choice"),
+        (
+            "ucf101",
+            "off_ms",
+            False,
+            "there is no temporal=off_ms_ucf101, only those of cityscapes, vid",
+        ),
     ],
 )
 def test_a_cell_is_what_its_parts_say(task: str, method: str, runs: bool, remark: str) -> None:

@@ -44,7 +44,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     try:
         return _compose(overrides)
     except MissingConfigException as error:
-        raise UsageError(_unknown_choice(error)) from None
+        raise UsageError(_unknown_choice(error, overrides)) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise UsageError(_unknown_key(str(error), overrides)) from None
 
@@ -55,10 +55,21 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=list(overrides))
 
 
-def _unknown_choice(error: MissingConfigException) -> str:
+def _unknown_choice(error: MissingConfigException, overrides: Sequence[str]) -> str:
     missing = error.missing_cfg_file
     name = missing if isinstance(missing, str) else missing[0] if missing else "config"
     group, _, choice = name.rpartition("/")
+    given = dict(word.split("=", 1) for word in overrides if "=" in word)
+    task, method = given.get("task"), given.get("method")
+    if task and method and group not in given and choice.endswith(f"_{task}"):
+        # The method's preset asks for a leaf of the task's own, and the task has none.
+        stem = choice.removesuffix(task)
+        tasks = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]
+        served = ", ".join(t for t in tasks if stem + t in (error.options or []))
+        return (
+            f"method={method} does not fit task={task}: there is no {group}={choice}, "
+            f"only those of {served}"
+        )
     options = ", ".join(error.options or [])
     return f"{group}={choice}: unknown choice, expected one of {options}"
 

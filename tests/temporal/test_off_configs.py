@@ -72,7 +72,7 @@ def test_temporal_shift_adds_nothing_to_learn() -> None:
 
 
 def test_a_task_without_off_says_for_which_tasks_there_is_one() -> None:
-    with pytest.raises(UsageError, match=r"off_flying_chairs: unknown choice.*off_ucf101"):
+    with pytest.raises(UsageError, match=r"no first_stage=off_flying_chairs, only .* ucf101, vid"):
         compose_config(["task=flying_chairs", "method=off"])
 
 

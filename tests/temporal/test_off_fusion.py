@@ -222,7 +222,9 @@ def test_the_presets(task: str, method: str, units: int) -> None:
     assert (config.clip.before, config.clip.after) == (1, 0)
     changed = compose_config([f"task={task}", f"method={method}", "temporal.before=3"])
     assert changed.clip.before == 3
-    with pytest.raises(UsageError, match="off_ms_ucf101: unknown choice"):
+    with pytest.raises(
+        UsageError, match=r"no temporal=off_ms_ucf101, only those of cityscapes, vid$"
+    ):
         compose_config(["task=ucf101", "method=off_ms"])
 
 
