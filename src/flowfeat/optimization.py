@@ -11,6 +11,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
+OF_SOME_METHODS = {"flow", "features", "head", "off_network"}
+"""Parts that a preset may give a factor although the chosen method lacks them."""
+
+
 @dataclass(frozen=True)
 class StepDecay:
     """Multiply the learning rate by ``gamma`` at given shares of the training, after a warm-up.
@@ -69,7 +73,7 @@ class Optimization:
         Raises:
             ValueError: A factor for a part that the model does not have, or nothing left to train.
         """
-        unknown = sorted(set(self.factors) - set(parts) - {"flow", "features", "head"})
+        unknown = sorted(set(self.factors) - set(parts) - OF_SOME_METHODS)
         if unknown:
             raise ValueError(
                 f"optim.factors: unknown part {unknown[0]!r}, expected one of {sorted(parts)}"
