@@ -10,7 +10,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-
 OF_SOME_METHODS = {"flow", "features", "head", "off_network"}
 """Parts that a preset may give a factor although the chosen method lacks them."""
 
