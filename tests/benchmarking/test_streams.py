@@ -49,6 +49,14 @@ class Sleepy(FeatureNetwork):
         return (self.conv(frames),)
 
 
+class PerFrame(Sleepy):
+    """Takes 20 ms for each frame of the batch."""
+
+    def trunk(self, frames: Tensor) -> Features:
+        NOW[0] += 0.02 * (len(frames) - 1)
+        return super().trunk(frames)
+
+
 class SleepyFlow(FlowNetwork):
     """Takes 5 ms."""
 
@@ -77,8 +85,8 @@ class Identity(TaskHead):
         return {}
 
 
-def sleepy_task(interval: int) -> Any:
-    temporal = FeatureFlow(Sleepy(), SleepyFlow(), Fixed(interval)).eval()
+def sleepy_task(interval: int, features: Sleepy | None = None) -> Any:
+    temporal = FeatureFlow(features or Sleepy(), SleepyFlow(), Fixed(interval)).eval()
     head = Identity()
     parts = {**temporal.parts(), "head": head}
     task = SimpleNamespace(temporal=temporal, head=head, parts=lambda: parts)
@@ -146,13 +154,15 @@ def test_a_batch_that_costs_as_much_as_one_gains_its_size() -> None:
 
 
 def test_key_frames_per_tick_with_and_without_staggering() -> None:
-    task = sleepy_task(4)
+    task = sleepy_task(4, PerFrame())
     figures = key_loads(task, (16, 24), 8, CPU)
     assert figures == {
         "streams/key_frames_max": 8,  # all at once, every fourth tick
         "streams/key_frames_mean": 2,
+        "streams/ms_tick_max": pytest.approx(8 * 20),
         "streams/key_frames_max_staggered": 2,
         "streams/key_frames_mean_staggered": 2,
+        "streams/ms_tick_max_staggered": pytest.approx(2 * 20 + 5),
     }
     assert task.temporal.key_frames == Fixed(4)
 

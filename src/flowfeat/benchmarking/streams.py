@@ -158,11 +158,12 @@ def throughput(
 def key_loads(
     task: VideoTask, size: tuple[int, int], count: int, device: torch.device
 ) -> dict[str, float]:
-    """Count the key frames per tick of ``count`` streams that begin together, over two intervals.
+    """Count and time the key frames per tick of ``count`` streams that begin together.
 
     Returns:
-        ``streams/key_frames_max`` and ``_mean`` per tick after the common first one, and the same
-        with staggered key frames; nothing for methods whose schedule cannot.
+        ``streams/key_frames_max``, ``_mean`` and ``streams/ms_tick_max`` (of all streams' frames
+        together) over the two intervals after the common first tick, and the same with staggered
+        key frames; nothing for methods whose schedule cannot.
     """
     before = task.temporal.key_frames
     if not isinstance(before, Fixed):
@@ -172,13 +173,18 @@ def key_loads(
     for name, stagger in (("", False), ("_staggered", True)):
         task.temporal.key_frames = replace(before, stagger=stagger)
         stream: Stream[None] = Stream(task.temporal, task.head)
-        loads = []
+        loads, ticks = [], []
         for tick in range(2 * before.interval + 1):
             frames = torch.rand(count, 3, *size, device=device)
-            results = stream.push(frames, torch.full((count,), tick == 0), sizes, None)
+            starts = torch.full((count,), tick == 0)
+            with torch.inference_mode():
+                push = partial(stream.push, frames, starts, sizes, None)
+                seconds, results = timed(push, device)
             loads += [int(result.is_key.sum()) for result in results]
+            ticks.append(1e3 * seconds)
         figures[f"streams/key_frames_max{name}"] = float(max(loads[1:]))
         figures[f"streams/key_frames_mean{name}"] = statistics.fmean(loads[1:])
+        figures[f"streams/ms_tick_max{name}"] = max(ticks[1:])
     task.temporal.key_frames = before
     return figures
 
