@@ -1,8 +1,9 @@
 """`flowfeat-reproduce`: run what a table of the papers lacks, and write it beside the paper's."""
 
+import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from flowfeat.reproduction.markdown_tables import Report, page
 from flowfeat.reproduction.runs import Outcome, Runner
 from flowfeat.reproduction.table import TABLES, Table, read_tables
 from flowfeat.reproduction.timing import Timed, time_runs
+
+READING = "# What we make of it"
+"""Heads what people write on a page about its figures."""
 
 USAGE = "flowfeat-reproduce table=<name> [seeds=1] [jobs=1] [threads=N] [out=folder] [overrides]"
 
@@ -60,9 +64,25 @@ def reproduce(
         reports.append(report(part, table, outcomes, own, done, timed, places, extra))
         write_json(places.runs / part / "figures.json", _plain(reports[-1]))
     path = places.out / f"{name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(reports))
+    write_page(path, page(reports), runner.say)
     return path
+
+
+def write_page(path: Path, text: str, say: Callable[[str], None]) -> None:
+    """Write a page, and behind it what somebody wrote below `READING` in the one that it replaces.
+
+    Args:
+        path: Of the page.
+        text: The new page, without a reading.
+        say: Is told that a reading of other figures was kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old, found, reading = (path.read_text() if path.is_file() else "").partition(f"\n{READING}\n")
+    if found and old != text:
+        say(f"{path}: the figures changed; its section '{READING[2:]}' was kept as it was, read it")
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(text + found + reading)
+    os.replace(partial, path)
 
 
 def report(
