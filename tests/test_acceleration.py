@@ -5,9 +5,11 @@ import copy
 import pytest
 import torch
 
+from flowfeat import acceleration
 from flowfeat.acceleration import Acceleration
 from flowfeat.build import build_task
 from flowfeat.cli import compose_config
+from flowfeat.flow.opencv_flow import DIS
 from flowfeat.profile import build_random
 from flowfeat.speed import part_flops
 from flowfeat.streaming import Stream, steps_of
@@ -120,6 +122,19 @@ def test_graphs_want_a_gpu_and_nothing_compiled(task: VideoTask) -> None:
         Acceleration(cuda_graphs=True).prepare(task, CPU)
     with pytest.raises(ValueError, match=r"cuda_graphs=true: expected acceleration.compile=\[\]"):
         Acceleration(cuda_graphs=True, compile=("key",))
+
+
+def test_flow_of_another_making_is_not_recorded(
+    task: VideoTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[torch.nn.Module] = []
+    monkeypatch.setattr(acceleration, "_replace", lambda module, *_: recorded.append(module))
+    by_hand = copy.deepcopy(task)
+    by_hand.temporal.flow = DIS((8,), (8,))
+    for one, names in ((task, ("features", "flow", "head")), (by_hand, ("features", "head"))):
+        recorded.clear()
+        Acceleration(cuda_graphs=True).prepare(one, torch.device("cuda"))
+        assert recorded == [one.parts()[name] for name in names]
 
 
 def test_the_config_builds_the_switches_and_names_unknown_paths() -> None:

@@ -73,6 +73,39 @@ def test_further_sizes_run_without() -> None:
     assert graphed.record.recorded == MOST
 
 
+@torch.no_grad()
+def test_weights_that_were_moved_are_read_where_they_lie_now() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4)).eval()
+    graphed = Graphed(network.forward, Recorder(), network)
+    frames = torch.rand(1, 3, 4, 4)
+    for _ in range(2):
+        graphed(frames)
+    assert graphed.record.recorded == 1
+    # As a trainer does between two tests; on one device with another type in between.
+    network.double().float()
+    for _ in range(2):
+        assert torch.equal(graphed(frames), network(frames))
+    assert graphed.record.recorded == 2
+    network[1].running_mean = torch.ones(4)  # a buffer alone
+    assert torch.equal(graphed(frames), network(frames))
+    assert graphed.record.recorded == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_real_graph_follows_weights_to_the_cpu_and_back() -> None:
+    network = torch.nn.Conv2d(3, 4, 3).cuda().eval()
+    graphed = Graphed(network.forward, module=network)
+    frames = torch.rand(1, 3, 16, 16, device="cuda")
+    with torch.inference_mode():
+        expected = graphed(frames)
+    network.cpu()
+    other = torch.zeros(2**20, device="cuda")  # where the weights were
+    network.cuda()
+    with torch.inference_mode():
+        assert torch.equal(graphed(frames), expected)
+    assert not other.any()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_real_graph_gives_the_same_bits() -> None:
     network = torch.nn.Conv2d(3, 4, 3).cuda().eval()

@@ -8,6 +8,7 @@ somebody else turns gradients off). Training knows none of them.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from flowfeat.cuda_graphs import Graphed
+from flowfeat.flow.full_flow import FullFlow
 from flowfeat.interfaces import FeatureNetwork
 from flowfeat.metering import counting
 from flowfeat.tasks.task import Task
@@ -37,6 +39,7 @@ class Acceleration:
         compile: Paths through ``torch.compile``, of ``PATHS``.
         backend: Of ``torch.compile``.
         cuda_graphs: Record the networks of both paths once per size, and replay them (NVIDIA GPUs).
+            Hand-made flow and RAFT run as they would without.
 
     Raises:
         ValueError: An unknown path; graphs beside ``compile``.
@@ -80,7 +83,11 @@ class Acceleration:
         if self.cuda_graphs:
             has_key = isinstance(task.parts().get("features"), FeatureNetwork)
             for module, name in self._calls(task, PATHS if has_key else PATHS[1:]):
-                _replace(module, name, Graphed)
+                # Flow of another's making reads what the host has, while it runs.
+                if not isinstance(module, FullFlow):
+                    # With split 0 the trunk also reads the head's weights.
+                    owner = task if name == "trunk" else module
+                    _replace(module, name, partial(Graphed, module=owner))
         return task
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
