@@ -65,8 +65,9 @@ def print_table(results: Mapping[str, float], title: str) -> None:
 
 
 def peak_memory_gb() -> float:
-    """Return the most memory used so far: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
+    """Return the most memory used so far: of the GPU where it was used, else of this process."""
+    # A run on the CPU of a machine with a GPU has taken none of the latter's.
+    if torch.cuda.is_available() and (used := torch.cuda.max_memory_allocated()):
+        return used / 1e9
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage / 1e9 if sys.platform == "darwin" else usage * 1024 / 1e9
