@@ -75,8 +75,8 @@ benchmark-data: $(STAMP) ## clips per second of decord, PyAV and OpenCV: [DATA_R
 methods: $(STAMP) ## which methods run on which task, and why others cannot
 	@$(BIN)/flowfeat-methods
 
-sweep: $(STAMP) ## sweep a grid, on W&B's server or here: TASK= METHOD= [SWEEP=interval] [ARGS=]
-	@$(BIN)/flowfeat-sweep $(CHOICE) sweep=$(SWEEP) $(ARGS)
+sweep: $(STAMP) ## sweep a grid, on W&B's server or here: TASK= METHOD= [SWEEP=interval] [DATA_ROOT=] [ARGS=]
+	@$(BIN)/flowfeat-sweep $(CHOICE) sweep=$(SWEEP) $(DATA) $(ARGS)
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)

@@ -153,12 +153,19 @@ def test_trust_comes_from_the_command_line_only(monkeypatch, tmp_path, config):
     assert stored.config.trust == ["json"]
 
 
-@pytest.mark.parametrize("text", ["-1", "nan", "much"])
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "much"])
 def test_numbers_are_checked(text):
     assert overrides.number({}, "threshold", 0.3, least=0) == 0.3
     assert overrides.number({"threshold": "0.5"}, "threshold", 0.3, least=0) == 0.5
     line = refusal(overrides.number, {"threshold": text}, "threshold", 0.3, 0)
     assert line == f"threshold={text}: expected a number of at least 0"
+
+
+def test_whole_numbers_are_not_cut_off():
+    assert overrides.whole({}, "seed", 0, least=0) == 0
+    assert overrides.whole({"seed": "3"}, "seed", 0, least=0) == 3
+    line = refusal(overrides.whole, {"seed": "1.5"}, "seed", 0, 0)
+    assert line == "seed=1.5: expected a whole number"
 
 
 def test_older_checkpoints_get_the_switches_of_today(monkeypatch, tmp_path, config):

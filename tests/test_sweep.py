@@ -1,6 +1,7 @@
 """Sweeps on stub scripts whose figures are known: what is trained, kept, reported and refused."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -171,6 +172,8 @@ def test_finished_runs_stand_beside(bench, tmp_path):
         ("method: grid", "method: bayes", "method: expected grid, found bayes"),
         ("{values: [1, 5, 7, 10]}", "{min: 1, max: 9}", "expected values or value"),
         ("[1, 5, 7, 10]", "[1, x]", "expected whole numbers"),
+        ("[1, 5, 7, 10]", "[0, 5]", "expected whole numbers of 1 or more, found [0, 5]"),
+        ("[1, 5, 7, 10]", "[5, 5]", "expected each value once, found [5, 5]"),
         ("{value: vid}", "{values: [vid]}", "parameters.task: expected one value"),
         ("small: {train", "small: {trian", "baselines.small: expected train"),
     ],
@@ -238,6 +241,13 @@ def test_the_sweeps_of_the_project_can_be_read(name):
     ]
 
 
+def test_make_hands_the_data_on():
+    folder = SWEEPS.parents[1]
+    words = ["make", "-n", "-o", ".venv/.flowfeat-installed", "sweep", "DATA_ROOT=/data/vid"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
+    assert "sweep=interval \"data.root='/data/vid'\"" in done.stdout
+
+
 def test_a_group_replaces_what_was_set_inside_it():
     assert chosen(["features.model=a", "x=1", "features=b", "x=2"]) == ("x=2", "features=b")
 
@@ -247,6 +257,7 @@ def test_the_command_line_refuses_what_it_does_not_know(monkeypatch, capsys):
         (["task=vid"], "method= is missing"),
         (["task=vid", "method=dff", "ckpt=none.ckpt"], "none.ckpt: no such checkpoint"),
         (["task=vid", "method=dff", "sweep=nine"], "sweep=nine: unknown sweep"),
+        (["task=vid", "method=dff", "seed=1.5"], "seed=1.5: expected a whole number"),
     ):
         monkeypatch.setattr(sys, "argv", ["flowfeat-sweep", *words])
         monkeypatch.setenv("WANDB_MODE", "offline")

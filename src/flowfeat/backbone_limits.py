@@ -226,7 +226,7 @@ def main() -> None:
         given = command.arguments
         if command.overrides:
             raise cli.UsageError(f"{command.overrides[0]}: unknown argument; usage: {USAGE}")
-        interval = int(overrides.number(given, "interval", 10, 1))
+        interval = overrides.whole(given, "interval", 10, 1)
         sides = given.get("size", "[600,1000]").strip("[] ").split(",")
         if len(sides) != 2 or not all(side.strip().isdigit() and int(side) for side in sides):
             raise cli.UsageError(f"size={given['size']}: expected [height,width]")

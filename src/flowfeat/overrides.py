@@ -199,6 +199,14 @@ def switch(arguments: Mapping[str, str], name: str) -> bool:
     return text.lower() == "true"
 
 
+def whole(arguments: Mapping[str, str], name: str, default: int, least: int) -> int:
+    """Read a whole number among a script's own arguments; UsageError as ``number``."""
+    value = number(arguments, name, default, least)
+    if not value.is_integer():
+        raise cli.UsageError(f"{name}={arguments[name]}: expected a whole number")
+    return int(value)
+
+
 def number(arguments: Mapping[str, str], name: str, default: float, least: float) -> float:
     """Read a number among a script's own arguments; UsageError below ``least`` or for a word."""
     text = arguments.get(name, str(default))
@@ -206,6 +214,6 @@ def number(arguments: Mapping[str, str], name: str, default: float, least: float
         value = float(text)
     except ValueError:
         value = float("nan")
-    if not value >= least:
+    if not least <= value < float("inf"):
         raise cli.UsageError(f"{name}={text}: expected a number of at least {least:g}")
     return value

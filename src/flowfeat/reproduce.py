@@ -146,7 +146,7 @@ def main() -> None:
         command = overrides.take_apart(USAGE, ("table",), optional)
         given = command.arguments
         counts = {
-            key: int(overrides.number(given, key, least, least))
+            key: overrides.whole(given, key, least, least)
             for key, least in (("seeds", 1), ("jobs", 1), ("threads", 0))
         }
         usual = Places()

@@ -200,7 +200,7 @@ def request_of(command: overrides.Command, folder: Path = SWEEPS) -> Request:
     extra = list(command.overrides)
     if command.trust:
         extra.append(f"trust=[{','.join(command.trust)}]")
-    seed = int(overrides.number(given, "seed", 0, 0))
+    seed = overrides.whole(given, "seed", 0, 0)
     task, method = given["task"], given["method"]
     return Request(sweep, task, method, root, tuple(extra), seed, checkpoint, retrain)
 

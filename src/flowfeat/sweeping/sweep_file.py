@@ -137,9 +137,11 @@ def _parameter_problems(key: str, entry: Any) -> Iterator[str]:
     if not isinstance(values, list) or not values:
         yield f"{place}.values: expected a list, found {values}"
         return
-    whole = all(isinstance(v, int) and not isinstance(v, bool) for v in values)
+    whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 1 for v in values)
     if key == INTERVAL and "values" in entry and not whole:
-        yield f"{place}.values: expected whole numbers, found {values}"
+        yield f"{place}.values: expected whole numbers of 1 or more, found {values}"
+    if len({str(v) for v in values}) < len(values):
+        yield f"{place}.values: expected each value once, found {values}"
 
 
 def _baseline_problems(place: str, entry: Any) -> Iterator[str]:
