@@ -58,5 +58,7 @@ def test_offs_cost_ratio(tmp_path: Path) -> None:
 def test_what_cannot_be_benchmarked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trains F alone"):
         run(compose_config(["task=flying_chairs", "method=flow"]), tmp_path)
+    with pytest.raises(ValueError, match=r"profile\.device=gpuu: "):
+        benchmark(compose_config([*SMALL, "profile.device=gpuu"]), tmp_path)
     with pytest.raises(ValueError, match=r"benchmark.sizes: expected \[\[height, width\]"):
         benchmark(compose_config([*SMALL, "benchmark.sizes=[[32, 48], [7]]"]), tmp_path)

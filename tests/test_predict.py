@@ -328,7 +328,8 @@ def test_detections_go_back_to_original_pixels(ckpt):
         (("threshold=high",), "threshold=high: expected a number of at least 0"),
         (("baseline=-1",), "baseline=-1: expected a number of at least 0"),
         (("acceleration.cuda_graphs=true",), "acceleration.cuda_graphs=true: needs an NVIDIA GPU"),
-        (("trainer.accelerator=gpuu",), "You selected an invalid accelerator name"),
+        (("baseline=1.5",), "baseline=1.5: expected a whole number"),
+        (("trainer.accelerator=gpuu",), "trainer.accelerator=gpuu, trainer.devices=1: You sel"),
         (("key_frames.interval=0",), "key_frames.interval: expected an integer >= 1, found 0"),
         (("key_frames.speed=0",), "key_frames.speed: unknown key, expected one of key_frames: "),
         (("out=/proc/nothing/here",), "out=/proc/nothing/here: "),
@@ -338,6 +339,14 @@ def test_detections_go_back_to_original_pixels(ckpt):
 )
 def test_bad_input_ends_in_one_line(monkeypatch, capsys, ckpt, clip, words, said):
     assert refusal(monkeypatch, capsys, 2, ckpt, clip, *words).startswith(said)
+
+
+def test_the_device_is_the_first_that_the_trainer_names():
+    def devices(*words):
+        return predict.one_device(cli.compose_config(words))
+
+    assert devices() == devices("trainer.devices=8") == devices("trainer=ddp") == 1
+    assert devices("trainer=gpu", "trainer.devices=[2,3]") == [2]
 
 
 def test_label_maps_are_what_the_overlay_shows(monkeypatch, clip, tmp_path):

@@ -131,3 +131,34 @@ def test_every_swap_trains_one_step(root, swap):
         if name.startswith("temporal.features")
     )
     assert moved == ("optim.factors.features=0" not in swap)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("evaluation.intervals=[2,x]", "evaluation.intervals: expected a list of integers >= 1"),
+        ("evaluation.intervals=[0]", "evaluation.intervals: expected a list of integers >= 1"),
+        ("evaluation.intervals=5", "evaluation.intervals: expected a list of integers >= 1"),
+        ("evaluation.pairs_every=-1", "evaluation.pairs_every: expected an integer >= 0, found -1"),
+        ("evaluation.copy=maybe", "evaluation.copy: expected true or false, found 'maybe'"),
+    ],
+)
+def test_a_wrong_evaluation_is_refused_before_the_training(monkeypatch, tmp_path, choice, said):
+    monkeypatch.setattr(train, "build_data", None)  # which would come next
+    with pytest.raises(ValueError, match="evaluation") as error:
+        train.train(cli.compose_config([*TINY, choice]), tmp_path)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("trainer.devices=x", "trainer.accelerator=cpu, trainer.devices=x, trainer.strategy=auto"),
+        ("trainer.strategy=dpx", "trainer.strategy=dpx: You selected an invalid strategy name"),
+    ],
+)
+def test_devices_that_are_none_end_in_one_line(tmp_path, choice, said):
+    config = cli.compose_config([*TINY, choice])
+    with pytest.raises(ValueError, match="trainer") as error:
+        train.build_trainer(config, tmp_path, [], loggers=[])
+    assert said in str(error.value)

@@ -27,7 +27,14 @@ from flowfeat.benchmarking.streams import (
 from flowfeat.benchmarking.training import training_figures
 from flowfeat.build import build_data, build_task
 from flowfeat.prediction import Describing
-from flowfeat.profile import Profile, build_random, comparisons, figures, frame_size
+from flowfeat.profile import (
+    Profile,
+    build_random,
+    comparisons,
+    device_of,
+    figures,
+    frame_size,
+)
 from flowfeat.profile_tables import print_table, speed_table
 from flowfeat.ratios import random_weights
 from flowfeat.reproduction.machine import hardware, versions
@@ -41,7 +48,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
     """Measure, print, and write `benchmark.json` and `benchmark.md` into the run folder."""
     settings = config.benchmark
     running = acceleration_of(config)
-    device = _device(config)
+    device = device_of(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     before = _load()
     task = build_random(config).to(device)
@@ -160,13 +167,6 @@ def _sizes(config: DictConfig) -> list[tuple[int, int]]:
     if not sizes or any(len(s) != 2 or not all(isinstance(v, int) for v in s) for s in sizes):
         raise ValueError(f"benchmark.sizes: expected [[height, width], ...], found {sizes}")
     return [(height, width) for height, width in sizes]
-
-
-def _device(config: DictConfig) -> torch.device:
-    name = str(config.profile.device)
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _load() -> str:

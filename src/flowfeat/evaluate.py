@@ -45,6 +45,7 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     config = stored.config
     pl.seed_everything(config.seed, workers=True, verbose=False)
     expected = read_expected(as_trained(config, stored.checkpoint.config))
+    asked = evaluation_arguments(config)
     data = build_data(config)
     task = restore_task(stored.checkpoint, config)
     data.prepare_data()
@@ -62,7 +63,7 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     device = trainer.strategy.root_device
     running.prepare(task, device)
     with running.precision(device):
-        results = evaluate(trainer, task, data, **evaluation_arguments(config))
+        results = evaluate(trainer, task, data, **asked)
     results |= {"peak_memory_gb": peak_memory_gb()}
     if trainer.is_global_zero:
         finish(results, config, folder, trainer, expected)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
-from omegaconf import DictConfig
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, ListConfig
 
 from flowfeat import cli, overrides
 from flowfeat.acceleration import acceleration_of
@@ -60,7 +62,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
         FileNotFoundError, ValueError: The video cannot be opened or read to its end.
         KeyboardInterrupt: By the user; nothing is left under the final names.
     """
-    most = int(overrides.number(arguments, "baseline", 40, least=0))
+    most = overrides.whole(arguments, "baseline", 40, least=0)
     wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
@@ -152,14 +154,31 @@ def _drawing(arguments: Mapping[str, str], task: VideoTask) -> Drawing:
 
 
 def _fabric(config: DictConfig) -> Fabric:
-    """Choose device and precision as the config's trainer does, for one process."""
+    """Choose device and precision as the config's trainer does, for one process.
+
+    Raises:
+        ValueError: A device that this machine lacks.
+    """
     accelerator = config.trainer.get("accelerator", "auto")
+    devices = one_device(config)
     try:
-        return Fabric(
-            accelerator=accelerator, devices=1, precision=config.trainer.get("precision", "32-true")
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            precision=config.trainer.get("precision", "32-true"),
         )
-    except RuntimeError as error:  # an accelerator that this machine lacks
-        raise ValueError(f"trainer.accelerator={accelerator}: {error}") from error
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        chosen = f"trainer.accelerator={accelerator}, trainer.devices={devices}"
+        raise ValueError(f"{chosen}: {error}") from error
+    if fabric.device.type == "cuda":  # where streams and graphs are made
+        torch.cuda.set_device(fabric.device)
+    return fabric
+
+
+def one_device(config: DictConfig) -> int | list[int]:
+    """Return the first of the devices that the config's trainer names, or how many: one."""
+    devices = config.trainer.get("devices", 1)
+    return [devices[0]] if isinstance(devices, ListConfig) and devices else 1
 
 
 def _finals(

@@ -180,7 +180,7 @@ def profile_model(config: DictConfig) -> dict[str, float]:
     if not config.temporal:
         raise ValueError(f"profile: method {config.method} runs on no stream, it trains F alone")
     size = frame_size(config)
-    device = _device(config.profile.device)
+    device = device_of(config)
     profile = measure(config, size, device)
     intervals = sorted({*config.evaluation.intervals, profile.interval or 1} - {1})
     title = f"{config.task} / {config.method}, {size[0]} x {size[1]}, {_name(device)}"
@@ -231,7 +231,9 @@ def profile(config: DictConfig, folder: Path) -> dict[str, float]:
     return result
 
 
-def _device(name: str) -> torch.device:
+def device_of(config: DictConfig) -> torch.device:
+    """Return the device of `profile.device`; ValueError where this machine has none such."""
+    name = str(config.profile.device)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

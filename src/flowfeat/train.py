@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, Logger
@@ -23,11 +24,15 @@ from flowfeat.optimization import thawed
 from flowfeat.processes import is_first, require_common_folder
 from flowfeat.report import peak_memory_gb, print_table, write_results
 from flowfeat.resume import check_resumed, find_last
+from flowfeat.settings import word
 from flowfeat.start_from import start_parts, starts, untrained
 from flowfeat.tasks.task import Task
 from flowfeat.trust import build
 
 log = logging.getLogger(__name__)
+
+PLACES = ("accelerator", "devices", "strategy")
+"""Settings of the trainer that say where it runs."""
 
 
 def train(config: DictConfig, folder: Path) -> dict[str, float]:
@@ -42,7 +47,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     if is_first():
         OmegaConf.save(config, folder / "config.yaml")
     log.info(f"run folder: {folder}")
-    expected = read_expected(config)
+    expected, asked = read_expected(config), evaluation_arguments(config)
     data = build_data(config)
     task = build_task(config, data.classes)
     if config.resume is not None:
@@ -69,7 +74,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     else:
         trainer.fit(task, datamodule=data, ckpt_path=config.resume, weights_only=True)
     seconds = time.perf_counter() - begin
-    results = evaluate(trainer, task, data, **evaluation_arguments(config))
+    results = evaluate(trainer, task, data, **asked)
     results |= {"train_seconds": seconds, "peak_memory_gb": peak_memory_gb()}
     results |= first_stage_figures(config, task.monitor)
     if trainer.is_global_zero:
@@ -146,23 +151,48 @@ def build_trainer(
     """Build the trainer of a config, writing into the run folder.
 
     Samplers are ours (seeded by epoch and sample, split by rank), so Lightning must not wrap them.
+
+    Raises:
+        ValueError: Devices, a strategy or a precision that this machine or Lightning lacks.
     """
-    trainer: pl.Trainer = build(config.trainer, trust=config.trust)(
-        default_root_dir=folder,
-        callbacks=callbacks,
-        logger=loggers or False,
-        use_distributed_sampler=False,
-        **changes,
-    )
+    make = build(config.trainer, trust=config.trust)
+    try:
+        trainer: pl.Trainer = make(
+            default_root_dir=folder,
+            callbacks=callbacks,
+            logger=loggers or False,
+            use_distributed_sampler=False,
+            **changes,
+        )
+    except (MisconfigurationException, RuntimeError, TypeError, ValueError) as error:
+        chosen = (f"trainer.{key}={word(config.trainer.get(key))}" for key in PLACES)
+        raise ValueError(f"{', '.join(chosen)}: {error}") from error
     return trainer
 
 
 def evaluation_arguments(config: DictConfig) -> dict[str, Any]:
-    """Return the arguments of ``evaluate`` that the config's `evaluation` group holds."""
+    """Return the arguments of ``evaluate`` that the config's `evaluation` group holds.
+
+    Raises:
+        ValueError: One of another kind, to be found before a training and not behind it.
+    """
     arguments = OmegaConf.to_container(config.evaluation, resolve=True)
     if not isinstance(arguments, dict):
         raise ValueError(f"evaluation: expected a mapping, found {arguments!r}")
+    intervals, every = arguments.get("intervals", []), arguments.get("pairs_every", 0)
+    if not isinstance(intervals, list) or not all(_is_whole(value, 1) for value in intervals):
+        raise ValueError(
+            f"evaluation.intervals: expected a list of integers >= 1, found {intervals!r}"
+        )
+    if not _is_whole(every, 0):
+        raise ValueError(f"evaluation.pairs_every: expected an integer >= 0, found {every!r}")
+    if not isinstance(arguments.get("copy", True), bool):
+        raise ValueError(f"evaluation.copy: expected true or false, found {arguments['copy']!r}")
     return {str(name): value for name, value in arguments.items()}
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def finish(
