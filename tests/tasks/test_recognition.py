@@ -8,8 +8,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
+from data_modules.video_data import HOST_KEYS
 from flowfeat.heads.recognition import Recognition
 from flowfeat.interfaces import FeatureNetwork, Output, TemporalModule
 from flowfeat.key_frames.schedules import Fixed
@@ -334,3 +336,24 @@ def test_what_cannot_be_is_refused(arguments, said):
 def test_pairs_are_no_way_to_score_clips():
     with pytest.raises(ValueError, match=r"evaluation\.pairs_every: recognition scores whole"):
         made().truth(json.loads("{}"), 0)
+
+
+def test_on_a_gpu_the_loss_mixes_no_devices():
+    """A pretended GPU: shapes and devices without values, which steer what they may."""
+    task = made(PerFrame(Colours()))
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            task.head = Recognition((3,), (2,), len(CLASSES), 0, dropout=0.0)
+        steps = torch.zeros(2, T, dtype=torch.int64)
+        given = {
+            "targets": steps,  # with the other keys that steer, on the CPU
+            "seeds": torch.zeros(2, dtype=torch.int64),
+            "actions": torch.zeros(2, dtype=torch.int64, device="cuda"),
+            "repeats": torch.zeros(2, T, dtype=torch.bool, device="cuda"),
+        }
+        assert {key for key in given if given[key].device.type == "cpu"} < set(HOST_KEYS)
+        features = (torch.rand(2 * T, 3, 4, 4, device="cuda"),)
+        valid = torch.ones(2 * T, 1, dtype=torch.bool, device="cuda")
+        output = Output(features, torch.rand(2 * T, 3, 8, 8, device="cuda"), valid, valid.cpu())
+        (loss,) = task.losses(output, given).values()
+        assert loss.device.type == "cuda"

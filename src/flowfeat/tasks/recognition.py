@@ -95,7 +95,9 @@ class RecognitionTask(VideoTask):
         targets = batch["targets"]
         shape = targets.shape
         counts = self._valid(output).unflatten(0, shape)  # (B, S, L)
-        counts = counts & ~batch["repeats"].gather(1, targets)[..., None]
+        # Targets stay on the CPU; the repeats are where the frames are.
+        repeated = batch["repeats"].gather(1, targets.to(batch["repeats"].device))
+        counts = counts & ~repeated[..., None]
         averaged = [
             consensus(scores.unflatten(0, shape)[:, :, None], counts[..., level, None])[0][:, 0]
             for level, scores in enumerate(raw)
