@@ -158,6 +158,14 @@ def test_sizes_come_from_the_profile_or_from_the_data() -> None:
     assert frame_size(config, (600, 1000)) == (64, 65)
 
 
+def test_recognition_is_profiled_on_its_crops(tmp_path: Path) -> None:
+    words = ["task=ucf101", "method=per_frame", "features.model=test_resnet", "data.crop=32"]
+    words += ["profile.num_classes=3", "profile.seconds=0.1", "profile.frames=2"]
+    config = compose_config([*words, "profile.device=cpu"])
+    assert frame_size(config) == (32, 32)
+    assert profile(config, tmp_path)["gflops/features"] > 0
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

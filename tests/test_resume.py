@@ -162,6 +162,10 @@ def test_a_run_folder_without_a_checkpoint_is_refused(tmp_path):
         find_last(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such checkpoint or run folder"):
         find_last(tmp_path / "nothing")
+    for number in range(9):
+        (tmp_path / f"{number}.txt").touch()
+    with pytest.raises(FileNotFoundError, match=r"found 0\.txt, .*, 5\.txt and 4 more$"):
+        find_last(tmp_path)
     (tmp_path / "last.ckpt").touch()
     assert find_last(tmp_path) == find_last(tmp_path / "last.ckpt") == tmp_path / "last.ckpt"
 

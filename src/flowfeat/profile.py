@@ -61,6 +61,8 @@ def frame_size(config: DictConfig, default: tuple[int, int] | None = None) -> tu
         ValueError: Neither `profile.size` nor the sides of the data tell.
     """
     size = config.profile.size or default
+    if size is None and isinstance(config.data.get("crop"), int):
+        size = (config.data.crop, config.data.crop)  # what recognition sees of a frame
     if size is None:
         size = (config.data.get("short_side"), config.data.get("long_side"))
     if len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size):
@@ -182,7 +184,7 @@ def profile_model(config: DictConfig) -> dict[str, float]:
     size = frame_size(config)
     device = device_of(config)
     profile = measure(config, size, device)
-    intervals = sorted({*config.evaluation.intervals, profile.interval or 1} - {1})
+    intervals = sorted({*config.evaluation.get("intervals", ()), profile.interval or 1} - {1})
     title = f"{config.task} / {config.method}, {size[0]} x {size[1]}, {_name(device)}"
     print_table(part_table(title, profile.flops, profile.seconds, profile.parameters, NAMES))
     if "F" in profile.flops.costs:

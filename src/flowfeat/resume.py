@@ -54,7 +54,7 @@ def find_last(path: str | Path) -> Path:
         return path
     last = path / "last.ckpt"
     if not last.is_file():
-        found = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
+        found = first_few(sorted(p.name for p in path.iterdir())) or "nothing"
         raise FileNotFoundError(f"resume={path}: expected a last.ckpt in it, found {found}")
     return last
 
