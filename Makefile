@@ -54,8 +54,8 @@ predict: $(STAMP) ## run a checkpoint on a video or a frame folder: CKPT= VIDEO=
 profile: $(STAMP) ## FLOPs, times and speedup of a model: TASK= METHOD= [ARGS=]
 	@$(BIN)/flowfeat-profile $(CHOICE) $(ARGS)
 
-reproduce: $(STAMP) ## run a table of the papers and write docs/results: TABLE= [SEEDS=1] [JOBS=1]
-	@$(BIN)/flowfeat-reproduce $(if $(TABLE),table=$(TABLE)) seeds=$(SEEDS) jobs=$(JOBS) $(ARGS)
+reproduce: $(STAMP) ## run a table of the papers and write docs/results: TABLE= [SEEDS=1] [JOBS=1] [DATA_ROOT=]
+	@$(BIN)/flowfeat-reproduce $(if $(TABLE),table=$(TABLE)) seeds=$(SEEDS) jobs=$(JOBS) $(DATA) $(ARGS)
 
 compare: $(STAMP) ## lay finished runs side by side: RUNS="runs/a runs/b"
 	@$(BIN)/flowfeat-compare $(RUNS)
