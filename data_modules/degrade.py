@@ -24,7 +24,7 @@ def degrade(command: overrides.Command) -> str:
         FileNotFoundError, ValueError, OSError: Clips or the tree are missing or wrong.
     """
     config = cli.compose_config(command.overrides)
-    data = build(config.data, trust=command.trust)(seed=config.seed)
+    data = build(config.data, "data", trust=command.trust)(seed=config.seed)
     if not isinstance(data, RestorationData):
         raise cli.UsageError(
             f"data={config.data._target_.rpartition('.')[2]}: expected data=vimeo90k or "

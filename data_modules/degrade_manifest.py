@@ -68,7 +68,7 @@ def read_recipe(tree: Path) -> Recipe | None:
         return None
     try:
         return Recipe(**json.loads(path.read_text())["recipe"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:  # no JSON, no text, or of something else
         raise ValueError(f"{path}: expected a manifest of degraded frames ({error})") from error
 
 
@@ -97,16 +97,25 @@ def journal_line(name: str, done: Done) -> str:
 
 
 def read_journal(tree: Path) -> dict[str, Done]:
-    """Return the finished clips; a last line that was cut off does not count."""
+    """Return the finished clips; a line that was cut off or spoilt does not count."""
     path = tree / JOURNAL
     done: dict[str, Done] = {}
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             entry = json.loads(line)
             done[entry["name"]] = Done(int(entry["frames"]), float(entry["psnr"]))
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError):
             continue  # that clip is made again
     return done
+
+
+def still_whole(tree: Path, done: Mapping[str, Done]) -> dict[str, Done]:
+    """Return the finished clips whose frames are all there: a copy may have lost some since."""
+    return {name: clip for name, clip in done.items() if _frames(tree / name) == clip.frames}
+
+
+def _frames(folder: Path) -> int:
+    return sum(name.endswith(".png") for name in os.listdir(folder)) if folder.is_dir() else 0
 
 
 def difference(found: Recipe, wanted: Recipe) -> str:
@@ -126,6 +135,9 @@ def difference(found: Recipe, wanted: Recipe) -> str:
 def check_tree(tree: Path, wanted: Recipe, names: Sequence[str], command: str) -> dict[str, int]:
     """See that a tree holds the degraded frames of all clips, and return how many each has.
 
+    Of the clips that are finished only the folders are looked for, a whole folder of them at a
+    time: looking for half a million files at every start would take minutes on shared storage.
+
     Args:
         tree: The folder.
         wanted: How they must have been made.
@@ -142,10 +154,17 @@ def check_tree(tree: Path, wanted: Recipe, names: Sequence[str], command: str) -
     if other := difference(found, wanted):
         raise ValueError(f"{tree}: {other}; remove that folder, then {command} makes it anew")
     done = read_journal(tree)
-    missing = [name for name in names if name not in done]
+    missing = [name for name in names if name not in done] or _gone(tree, names)
     if missing:
         raise FileNotFoundError(
             f"{tree}: half made, {len(missing)} of {len(names)} clips are missing "
             f"({first_names(missing)}): {command} goes on where it stopped"
         )
     return {name: done[name].frames for name in names}
+
+
+def _gone(tree: Path, names: Sequence[str]) -> list[str]:
+    """Return the clips whose folders are not there any more."""
+    parents = {(tree / name).parent for name in names}
+    there = {path for parent in parents if parent.is_dir() for path in parent.iterdir()}
+    return [name for name in names if tree / name not in there]

@@ -26,6 +26,7 @@ from data_modules.degrade_manifest import (
     mean_psnr,
     read_journal,
     read_recipe,
+    still_whole,
     write_manifest,
 )
 from data_modules.pictures import Picture, write_png
@@ -76,7 +77,7 @@ def degrade_clips(
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers}: expected 1 or more")
     recipe = Recipe.of(degradation, source)
-    if read_recipe(tree) == recipe and not set(names).difference(done := read_journal(tree)):
+    if read_recipe(tree) == recipe and not set(names).difference(done := _done(tree)):
         return {name: done[name] for name in names}
     if not ffmpeg().version.startswith(PINNED):
         log.warning(
@@ -129,12 +130,16 @@ def _begin(tree: Path, recipe: Recipe, replace: bool) -> dict[str, Done]:
     tree.mkdir(exist_ok=True)
     shutil.rmtree(tree / _PARTIAL, ignore_errors=True)  # of a process that was killed
     (tree / _PARTIAL).mkdir()
-    done = {name: d for name, d in read_journal(tree).items() if (tree / name).is_dir()}
+    done = _done(tree)
     write_manifest(tree, recipe, done, complete=False)
     partial = tree / _PARTIAL / JOURNAL  # anew: a line that was cut off would spoil the next
     partial.write_text("".join(journal_line(name, d) for name, d in done.items()))
     os.replace(partial, tree / JOURNAL)
     return done
+
+
+def _done(tree: Path) -> dict[str, Done]:
+    return still_whole(tree, read_journal(tree))
 
 
 def _run(

@@ -23,6 +23,7 @@ from data_modules.vid_layout import (
     whole_snippets,
 )
 from data_modules.video_data import ClipLoader, VideoDataModule
+from flowfeat.argument_kinds import check_values
 
 
 class ImageNetVid(VideoDataModule):
@@ -156,6 +157,7 @@ def _embedded_settings(settings: Mapping[str, Any]) -> VidSettings:
                 raise ValueError(
                     f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
                 )
+        check_values(kind, given, "data.synthetic." + "scene." * (kind is SceneSettings))
     scene = SceneSettings(**dict(values.pop("scene", None) or {}))
     return VidSettings(scene=scene, **values)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Self
 
+from flowfeat.argument_kinds import check_values
+
 
 def check_least(**limits: tuple[int, int]) -> None:
     """Refuse numbers below their least values.
@@ -24,11 +26,12 @@ class AugmentOptions:
 
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any] | None) -> Self:
-        """Build from a config's mapping; ValueError names the choices for an unknown key."""
+        """Build from a config's mapping; ValueError names a wrong value, or the known keys."""
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # of dataclasses
         for name in options or {}:
             if name not in known:
                 raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
+        check_values(cls, options or {}, "data.augment.")
         return cls(**dict(options or {}))
 
 

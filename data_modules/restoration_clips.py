@@ -55,10 +55,11 @@ class Pairs:
     Args:
         tree: The degraded frames.
         reader: Of ``open_video``.
+        command: Makes the degraded frames.
     """
 
-    def __init__(self, tree: Path, reader: str) -> None:
-        self.tree = tree
+    def __init__(self, tree: Path, reader: str, command: str) -> None:
+        self.tree, self.command = tree, command
         self.source = CleanFrames(reader)
 
     def read(
@@ -69,7 +70,10 @@ class Pairs:
         Raises:
             FileNotFoundError, ValueError: A frame is missing, cannot be read, or has another size.
         """
-        frames = read_degraded(self.tree, clip, indices)
+        try:
+            frames = read_degraded(self.tree, clip, indices)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}: {self.command} makes that clip anew") from error
         if not targets:
             return frames, np.zeros((0, *frames.shape[1:]), np.uint8)
         clean = self.source.read(clip, [indices[target] for target in targets])

@@ -178,7 +178,7 @@ class RestorationData(VideoDataModule):
     def train_dataloader(self) -> ClipLoader:
         """Return training clips: every target once per epoch."""
         windows = self.windows["train"]
-        pairs = Pairs(self.tree, self.reader)
+        pairs = Pairs(self.tree, self.reader, self.command)
         clips = TrainClips(pairs, windows, self.clip, self.augment, self.seed)
         order = partial(_order, self.seed, len(windows))
         return self.clip_loader(clips, order, collate_restoration)
@@ -186,7 +186,9 @@ class RestorationData(VideoDataModule):
     def val_dataloader(self) -> ClipLoader:
         """Return this rank's windows, each a short video of which the target alone is scored."""
         windows = self.windows["val"]
-        streams = WindowStreams(Pairs(self.tree, self.reader), windows, self.context, self.seed)
+        streams = WindowStreams(
+            Pairs(self.tree, self.reader, self.command), windows, self.context, self.seed
+        )
         lengths = [len(window.around(self.context)) for window in windows]
         return self.stream_loader(streams, lengths, collate_restoration)
 

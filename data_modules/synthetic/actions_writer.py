@@ -13,6 +13,7 @@ from rich.progress import track
 from data_modules.synthetic.actions_scenes import ACTIONS, ACTS, APPEARANCES, SCENE, ActionScene
 from data_modules.synthetic.scenes import GENERATOR_VERSION, SceneSettings, scene_settings
 from data_modules.synthetic.write_once import write_once
+from flowfeat.argument_kinds import check_values
 from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
@@ -68,6 +69,7 @@ def actions_settings(values: Mapping[str, Any] | None) -> ActionsSettings:
             raise ValueError(
                 f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
             )
+    check_values(ActionsSettings, values, "data.synthetic.")
     scene = scene_settings(values.pop("scene", None) or {}, SCENE)
     return ActionsSettings(scene=scene, **values)
 

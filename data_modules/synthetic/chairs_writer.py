@@ -15,6 +15,7 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
+from flowfeat.argument_kinds import check_values
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -59,6 +60,7 @@ def chairs_settings(values: dict[str, Any]) -> ChairsSettings:
             raise ValueError(
                 f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
             )
+    check_values(ChairsSettings, values, "data.synthetic.")
     values = dict(values)
     scene = scene_settings(values.pop("scene", None) or {}, ChairsSettings().scene)
     return ChairsSettings(scene=scene, **values)

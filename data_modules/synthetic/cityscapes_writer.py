@@ -21,6 +21,7 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
+from flowfeat.argument_kinds import check_values
 from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
@@ -96,6 +97,7 @@ def embedded_settings(settings: Mapping[str, Any] | None) -> CityscapesSettings:
             raise ValueError(
                 f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
             )
+    check_values(CityscapesSettings, values, "data.synthetic.")
     scene = values.pop("scene", None) or {}
     return CityscapesSettings(scene=scene_settings(scene, CITY), **values)
 

@@ -17,6 +17,7 @@ from data_modules.synthetic.motion import (
     object_path,
 )
 from data_modules.synthetic.textures import REGIONS, Array, landscape, thing
+from flowfeat.argument_kinds import check_values
 
 GENERATOR_VERSION = 2
 """Counts changes of what a seed gives; part of the hash of every embedded dataset."""
@@ -82,6 +83,7 @@ def scene_settings(values: Mapping[str, Any], usual: SceneSettings | None = None
     for name in values:
         if name not in known:
             raise ValueError(f"scene: unknown key {name}: expected one of {', '.join(known)}")
+    check_values(SceneSettings, values, "data.synthetic.scene.")
     return replace(usual or SceneSettings(), **dict(values))
 
 

@@ -16,6 +16,7 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
+from flowfeat.argument_kinds import check_values
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -66,6 +67,7 @@ def embedded_settings(settings: Mapping[str, Any] | None) -> SeptupletSettings:
             raise ValueError(
                 f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
             )
+    check_values(SeptupletSettings, values, "data.synthetic.")
     scene = values.pop("scene", None) or {}
     return SeptupletSettings(scene=scene_settings(scene, FINE), **values)
 

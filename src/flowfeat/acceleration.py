@@ -122,7 +122,7 @@ class Acceleration:
 
 def acceleration_of(config: DictConfig) -> Acceleration:
     """Read the switches of a composed config."""
-    running: Acceleration = build(config.acceleration, trust=config.trust)
+    running: Acceleration = build(config.acceleration, "acceleration", trust=config.trust)
     return running
 
 

@@ -32,8 +32,8 @@ def build_data(config: DictConfig) -> Any:
         ValueError: A method that the task cannot use.
     """
     check_pair(config)
-    clip = {"clip": build(config.clip, trust=config.trust)} if config.clip else {}
-    return build(config.data, trust=config.trust)(**clip, seed=config.seed)
+    clip = {"clip": build(config.clip, "clip", trust=config.trust)} if config.clip else {}
+    return build(config.data, "data", trust=config.trust)(**clip, seed=config.seed)
 
 
 def check_pair(config: DictConfig) -> None:
@@ -42,7 +42,10 @@ def check_pair(config: DictConfig) -> None:
     Raises:
         ValueError: An impossible pair of task and method, with the methods that are possible.
     """
-    wanted = "temporal" in inspect.signature(build(config.module, trust=config.trust)).parameters
+    wanted = (
+        "temporal"
+        in inspect.signature(build(config.module, "module", trust=config.trust)).parameters
+    )
     if wanted == bool(config.temporal):
         return
     presets = {p.stem: p.read_text() for p in sorted((CONFIGS / "method").glob("*.yaml"))}
@@ -55,7 +58,7 @@ def check_pair(config: DictConfig) -> None:
 
 def build_features(config: DictConfig) -> FeatureNetwork:
     """Build N_feat."""
-    features: FeatureNetwork = build(config.features, trust=config.trust)
+    features: FeatureNetwork = build(config.features, "features", trust=config.trust)
     return features
 
 
@@ -73,7 +76,7 @@ def flow_factory(node: DictConfig, trust: Sequence[str] = ()) -> Callable[..., F
     node = node.copy()
     OmegaConf.set_struct(node, False)
     node.pop("weights", None)
-    factory: Callable[..., FlowNetwork] = build(node, trust=trust)
+    factory: Callable[..., FlowNetwork] = build(node, "flow", trust=trust)
     return factory
 
 
@@ -95,7 +98,7 @@ def build_key_frames(
     config: DictConfig, features: FeatureNetwork, flow: FlowNetwork | None
 ) -> KeyFrameScheduler:
     """Build the schedule, with what it asks for by name: the flow's stride, its coarse channels."""
-    schedule = build(config.key_frames, trust=config.trust)
+    schedule = build(config.key_frames, "key_frames", trust=config.trust)
     if isinstance(schedule, partial):
         offered = {
             "stride": min(features.trunk_strides),
@@ -117,7 +120,7 @@ def build_temporal(config: DictConfig, features: FeatureNetwork | None = None) -
     Raises:
         ValueError: A part that the method needs and the config lacks, or the other way round.
     """
-    factory = build(config.temporal, trust=config.trust)
+    factory = build(config.temporal, "temporal", trust=config.trust)
     features = features or build_features(config)
     flow = build_flow(config, features)
     offered = {
@@ -138,7 +141,7 @@ def build_head(
     config: DictConfig, below: FeatureNetwork | TemporalModule, classes: tuple[str, ...]
 ) -> TaskHead:
     """Build N_task for the features of what lies below it, with what it asks for by name."""
-    factory = build(config.head, trust=config.trust)
+    factory = build(config.head, "head", trust=config.trust)
     offered = {
         "channels": below.channels,
         "strides": below.strides,
@@ -169,8 +172,8 @@ def build_task(config: DictConfig, classes: tuple[str, ...]) -> Task:
         ValueError: A method that the task cannot use; see also ``build_temporal``.
     """
     check_pair(config)
-    factory = build(config.module, trust=config.trust)
-    optimization = build(config.optim, trust=config.trust)
+    factory = build(config.module, "module", trust=config.trust)
+    optimization = build(config.optim, "optim", trust=config.trust)
     task: Task
     if not config.temporal:
         task = factory(flow=build_flow_alone(config), optimization=optimization)

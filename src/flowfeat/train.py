@@ -110,8 +110,8 @@ def warms_up(config: DictConfig, task: Task) -> bool:
 def warm_up(config: DictConfig, task: Task, folder: Path) -> None:
     """Train the flow network for a few steps on synthetic pairs whose true flow is known."""
     flow = task.parts()["flow"]
-    module = build(config.warmup.module, trust=config.trust)(flow=flow)
-    data = build(config.warmup.data, trust=config.trust)(seed=config.seed)
+    module = build(config.warmup.module, "warmup.module", trust=config.trust)(flow=flow)
+    data = build(config.warmup.data, "warmup.data", trust=config.trust)(seed=config.seed)
     bars = [c for n, c in build_callbacks(config, folder).items() if n == "progress"]
     changes = {**config.warmup.trainer, "enable_checkpointing": False}
     trainer = build_trainer(config, folder, bars, loggers=[], **changes)
@@ -126,7 +126,7 @@ def warm_up(config: DictConfig, task: Task, folder: Path) -> None:
 def build_callbacks(config: DictConfig, folder: Path) -> dict[str, Callback]:
     """Build the callbacks of a config by name; those that write get the run folder."""
     return {
-        name: build(node, trust=config.trust)
+        name: build(node, f"callbacks.{name}", trust=config.trust)
         for name, node in config.callbacks.items()
         if node is not None
     }
@@ -137,7 +137,9 @@ def build_loggers(config: DictConfig, folder: Path) -> list[Logger]:
     loggers: list[Logger] = [CSVLogger(folder, name="", version="")]
     if config.logger:
         # Called, not built, with the config: building would also build what the config names.
-        loggers.append(build(config.logger, trust=config.trust)(folder=folder, config=config))
+        loggers.append(
+            build(config.logger, "logger", trust=config.trust)(folder=folder, config=config)
+        )
     return loggers
 
 
@@ -155,7 +157,7 @@ def build_trainer(
     Raises:
         ValueError: Devices, a strategy or a precision that this machine or Lightning lacks.
     """
-    make = build(config.trainer, trust=config.trust)
+    make = build(config.trainer, "trainer", trust=config.trust)
     try:
         trainer: pl.Trainer = make(
             default_root_dir=folder,

@@ -11,6 +11,8 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from flowfeat.argument_kinds import check_arguments
+
 ALLOWED = (
     "flowfeat",
     "data_modules",
@@ -47,18 +49,19 @@ def targets(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from targets(value, f"{key}[{index}]")
 
 
-def check(config: Any, trust: Sequence[str] = ()) -> None:
+def check(config: Any, trust: Sequence[str] = (), key: str = "") -> None:
     """Refuse a config that names code outside the allow-list.
 
     Args:
         config: A composed config, or any part of it.
         trust: Packages of the user's own that may be named too (`trust=[my_package]`).
+        key: Where the part lies in the composed config.
 
     Raises:
         PermissionError: A target outside the list, by its name or by where it was defined.
         ValueError: A target that does not exist.
     """
-    found = list(targets(config))
+    found = list(targets(config, key))
     for key, target in found:
         if not isinstance(target, str) or not _within(target, (*ALLOWED, *trust)):
             raise PermissionError(_refusal(key, target))
@@ -81,11 +84,20 @@ def _refusal(key: str, target: object) -> str:
     )
 
 
-def build(node: Any, /, *, trust: Sequence[str] = ()) -> Any:
+def build(node: Any, /, key: str = "", *, trust: Sequence[str] = ()) -> Any:
     """Check a config node, then instantiate it.
 
     Leaves that need objects from elsewhere are `_partial_`, and the result is called with them:
     Hydra would turn an object that it is handed into a config.
+
+    Args:
+        node: Part of a composed config.
+        key: Where it lies there, for messages.
+        trust: See ``check``.
+
+    Raises:
+        PermissionError, ValueError: See ``check`` and ``check_arguments``.
     """
-    check(node, trust)
+    check(node, trust, key)
+    check_arguments(node, key)
     return instantiate(node)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,6 +144,35 @@ def test_traces_of_a_killed_process_do_no_harm(clips: list[CleanClip], tree: Pat
     assert len(list(half.iterdir())) == 7
     assert not (tree / ".partial").exists()
     assert (tree / clips[0].name / "im1.png").read_bytes() == truth
+
+
+def test_clips_that_were_lost_since_are_made_again(clips: list[CleanClip], tree: Path) -> None:
+    names, recipe = [clip.name for clip in clips], Recipe.of(Degradation(), None)
+    degrade_clips(clips, tree, Degradation())
+    truth = (tree / names[1] / "im3.png").read_bytes()
+    shutil.rmtree(tree / names[0])
+    (tree / names[1] / "im3.png").unlink()
+    line = r"half made, 1 of 4 clips are missing \(00001/0001\): .* goes on"
+    with pytest.raises(FileNotFoundError, match=line):
+        check_tree(tree, recipe, names, COMMAND)
+    degrade_clips(clips, tree, Degradation())
+    assert check_tree(tree, recipe, names, COMMAND) == dict.fromkeys(names, 7)
+    assert all(len(list((tree / name).iterdir())) == 7 for name in names)
+    assert (tree / names[1] / "im3.png").read_bytes() == truth
+
+
+def test_a_spoilt_manifest_is_named_and_a_spoilt_journal_begun_anew(
+    clips: list[CleanClip], tree: Path
+) -> None:
+    degrade_clips(clips[:2], tree, Degradation())
+    spoilt = b'{"name": "x", "frames": "y", "psnr": 1}\n\xff\xfe\n'
+    (tree / JOURNAL).write_bytes(spoilt + (tree / JOURNAL).read_bytes())
+    assert set(read_journal(tree)) == {clip.name for clip in clips[:2]}
+    degrade_clips(clips, tree, Degradation())
+    assert b"\xff" not in (tree / JOURNAL).read_bytes()
+    (tree / MANIFEST).write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=f"{MANIFEST}: expected a manifest of degraded frames"):
+        degrade_clips(clips, tree, Degradation())
 
 
 @pytest.mark.parametrize(

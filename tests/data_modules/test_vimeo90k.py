@@ -300,7 +300,8 @@ def test_frames_that_vanish_or_change_later_are_named(real: Path) -> None:
     data.setup("fit")
     degraded = data.tree / "00001/0002/im3.png"
     degraded.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{degraded}: no such picture"):
+    line = f"{degraded}: no such picture: flowfeat-degrade data=vimeo90k .* makes that clip anew"
+    with pytest.raises(FileNotFoundError, match=line):
         list(data.val_dataloader())
     for number in range(1, 8):
         write_png(data.tree / f"00001/0002/im{number}.png", np.zeros((30, 48, 3), np.uint8))
