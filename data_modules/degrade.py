@@ -30,7 +30,7 @@ def degrade(command: overrides.Command) -> str:
             f"data={config.data._target_.rpartition('.')[2]}: expected data=vimeo90k or "
             f"data=video_folder; usage: {USAGE}"
         )
-    workers = int(overrides.number(command.arguments, "workers", 0, least=0))
+    workers = overrides.whole(command.arguments, "workers", 0, least=0)
     return data.degrade(workers or None)
 
 

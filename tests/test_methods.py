@@ -16,6 +16,7 @@ from flowfeat.methods import Cell, cell_table, choices, remarks, try_all, try_pa
         ("vid", "flow", False, "the method trains a flow network alone, on no video"),
         ("flying_chairs", "flow", True, ""),
         ("flying_chairs", "dff", False, "the task trains a flow network alone, on no video"),
+        ("flying_chairs", "off_ms", False, "the task trains a flow network alone, on no video"),
         ("vimeo90k", "off", True, ""),
         ("vimeo90k", "dff", False, "of 20, s < 1.13"),
         ("ucf101", "dff", True, "clip=consistent_interval_small"),

@@ -20,6 +20,8 @@ from flowfeat.trial import shrink, try_out
 
 USAGE = "flowfeat-methods [task=<task>] [method=<method>]"
 
+NO_VIDEO = "the task trains a flow network alone, on no video"
+
 
 class Cell(NamedTuple):
     """What became of one pair of task and method."""
@@ -41,6 +43,16 @@ def own_clip(task: str) -> DictConfig:
     return cli.compose_config([f"task={task}", "method=per_frame"]).clip
 
 
+@cache
+def on_video(task: str) -> bool:
+    """Say whether a task runs on video; others have no presets for what methods bring along."""
+    try:
+        check_pair(cli.compose_config([f"task={task}", "method=per_frame"]))
+    except ValueError:
+        return False
+    return True
+
+
 def try_pair(task: str, method: str) -> Cell:
     """Compose, build, train and stream one pair on random frames.
 
@@ -49,12 +61,12 @@ def try_pair(task: str, method: str) -> Cell:
     try:
         config = shrink(cli.compose_config([f"task={task}", f"method={method}"]))
     except cli.USER_ERRORS as error:
-        return Cell(task, method, False, _short(error))
+        return Cell(task, method, False, _short(error) if on_video(task) else NO_VIDEO)
     try:
         check_pair(config)
     except ValueError:
-        about = "the task" if config.temporal else "the method"
-        return Cell(task, method, False, f"{about} trains a flow network alone, on no video")
+        about = NO_VIDEO if config.temporal else NO_VIDEO.replace("task", "method")
+        return Cell(task, method, False, about)
     reason = _refusal(config)
     if reason is None:
         return Cell(task, method, True)

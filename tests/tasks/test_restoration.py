@@ -189,7 +189,7 @@ def test_key_frames_are_refused_in_one_line(method):
         build_task(config, ())
     said = str(refusal.value)
     assert "\n" not in said
-    assert said.endswith("expected per_frame or off")
+    assert said.endswith("expected a method without key frames, as per_frame or off")
     if method not in ("hold", "move"):
         # By hand: 18 inner layers of 64 x 64 and two with 3 channels, 15 + 1 inner ones in N_task.
         speedup = (18 * 64 + 2 * 3) / (16 * 64 + 3)

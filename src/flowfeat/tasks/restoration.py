@@ -146,8 +146,9 @@ def _picture(levels: Tensor) -> NDArray[np.uint8]:
 def _refusal(temporal: TemporalModule, head: TaskHead) -> str:
     """Say in one line why key frames do not fit, with the best s that they could give."""
     name = f"method: {type(temporal).__name__} does not fit artifact removal"
+    fitting = "expected a method without key frames, as per_frame or off"
     if temporal.carries == "results":
-        return f"{name}: every frame has artifacts of its own; expected per_frame or off"
+        return f"{name}: every frame has artifacts of its own; {fitting}"
     once, every = _convolutions(temporal.parts()["features"]), _convolutions(head)
     # Eq. 7 tends to 1 / r, and r of Eq. 5 is at least the head's share. Every layer works on every
     # pixel, so shares of the weights are shares of the operations.
@@ -155,7 +156,7 @@ def _refusal(temporal: TemporalModule, head: TaskHead) -> str:
     return (
         f"{name}: {len(every)} of {len(once) + len(every)} convolutions would run on every frame, "
         f"so that s < {all_work / rest:.2f} even if the flow were free (DnCNN: 17 of 20, s < 1.13)"
-        "; expected per_frame or off"
+        f"; {fitting}"
     )
 
 
