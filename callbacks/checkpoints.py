@@ -18,6 +18,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 log = logging.getLogger(__name__)
 
+ASK_EVERY = 10
+"""Batches between two times that ranks ask each other whether one was told to end."""
+
 
 class Checkpoints(Checkpoint):
     """Write `last.ckpt` every few steps, around validations, at the end and when interrupted.
@@ -26,8 +29,9 @@ class Checkpoints(Checkpoint):
     validation; modules without ``monitor`` have none. Both lie in ``trainer.default_root_dir``. A
     checkpoint replaces the one before only when it is complete.
 
-    SIGTERM ends the training after the step at hand, on all ranks together, with status 143; a
-    second one ends the process at once. One rank alone does not wait for the end of a validation.
+    SIGTERM ends the training after the step at hand, several ranks together within the next
+    ``ASK_EVERY`` batches, with status 143; a second one ends the process at once. One rank alone
+    does not wait for the end of a validation.
 
     Args:
         every_n_steps: Optimiser steps between two states that a killed process leaves behind.
@@ -91,9 +95,16 @@ class Checkpoints(Checkpoint):
         # Between two steps, gradients may be waiting that no checkpoint holds.
         if step % self.every_n_steps == 0 and step > max(self._first_step, self._saved_step):
             self._save(trainer)
-        # A signal reaches ranks at different steps, if it reaches all of them.
-        if trainer.strategy.reduce_boolean_decision(self._terminated, all=False):
+        if self._leaves(trainer, batch_idx):
             raise SystemExit(_TERMINATED)
+
+    def _leaves(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Say whether SIGTERM reached any rank: it comes at different steps, if to all of them."""
+        if trainer.world_size == 1:
+            return self._terminated
+        # Asking waits for the GPU, which at every step would run dry.
+        asks = batch_idx % ASK_EVERY == 0
+        return asks and trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
 
     def on_validation_batch_end(
         self,

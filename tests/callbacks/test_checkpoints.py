@@ -7,6 +7,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.checkpoints import Checkpoints, resume_command
+from callbacks.checkpoints import ASK_EVERY, Checkpoints, resume_command
 from flowfeat.cli import CONFIGS, one_line
 
 STEPS = 12
@@ -221,3 +222,21 @@ def test_the_resume_command_repeats_the_runs_own_overrides() -> None:
         *overrides[2:-1],
         "resume=runs/vid/dff/x/last.ckpt",
     ]
+
+
+def test_several_ranks_leave_together_and_seldom_wait_to_ask() -> None:
+    asked = list[bool]()
+
+    def any_rank(mine: bool, all: bool) -> bool:  # as the strategy calls it
+        asked.append(mine)
+        return True  # another rank was told
+
+    strategy = SimpleNamespace(reduce_boolean_decision=any_rank)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy, global_step=0)
+    checkpoints, module = Checkpoints(), pl.LightningModule()
+    for batch in range(1, ASK_EVERY):
+        checkpoints.on_train_batch_end(trainer, module, None, None, batch)
+    assert asked == []
+    with pytest.raises(SystemExit) as left:
+        checkpoints.on_train_batch_end(trainer, module, None, None, ASK_EVERY)
+    assert (left.value.code, asked) == (128 + signal.SIGTERM, [False])
