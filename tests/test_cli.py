@@ -40,6 +40,13 @@ def test_an_unknown_choice_names_the_choices(group):
         assert choice.stem in message
 
 
+@pytest.mark.parametrize("value", ["null", "1"])
+def test_what_chooses_nothing_of_a_group_names_the_choices(value):
+    message = line("seed=1", f"clip={value}")
+    assert message.startswith("clip=")
+    assert ": expected one of consistent_interval, " in message
+
+
 def test_an_unknown_key_names_the_keys():
     assert line("data.rot=/x").startswith("data.rot: unknown key, expected one of data: ")
     assert "root" in line("data.rot=/x")
@@ -103,6 +110,10 @@ def test_errors_are_one_line_without_their_layers():
         (["method=per_frame", "flow=flownet_half"], "method per_frame uses no flow network"),
         (["data.root={tmp}/empty"], "empty"),
         (["data.root={tmp}/absent"], "absent"),
+        (["seed=null"], "seed=null: expected a whole number, 0 .. 4294967295"),
+        (["seed=abc"], "seed=abc: expected a whole number"),
+        (["+seed.x=1"], "seed={'x': 1}: expected a whole number"),
+        (["run_root=null"], "run_root=null: expected a folder"),
         (["run_root=/proc/nothing"], "run_root=/proc/nothing"),
         (
             [

@@ -41,3 +41,15 @@ def test_other_tasks_know_no_modality(task):
     features = config.features or {}
     assert "in_channels" not in features
     assert features.get("mean") == (0.5 if task == "vimeo90k" else None)  # DnCNN's own
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data.modality=flow"], "data.modality=flow gives 10 channels, features.in_channels=3"),
+        (["modality=rgb_diff", "data.new_length=3"], "data.modality=rgb_diff gives 9 channels, "),
+    ],
+)
+def test_channels_that_the_network_does_not_take_are_refused(words, said):
+    with pytest.raises(ValueError, match=said):
+        build_data(compose_config(["task=ucf101", "method=per_frame", *words]))

@@ -100,6 +100,7 @@ def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
     [
         ("key_frames.intervall=5", "expected one of key_frames: interval"),
         ("data.rot=x", "expected one of data: allow_missing, augment, batch_size"),
+        ("+seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
         ("seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
         ("sed=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
         ("key_frames={intervall: 5}", "expected one of key_frames: interval"),
@@ -109,13 +110,19 @@ def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
 def test_an_unknown_key_names_the_keys(config, change, said):
     line = refusal(overrides.apply_overrides, config, [change])
     assert f": unknown key, {said}" in line
-    assert line.startswith(change.partition("=")[0])
+    assert line.startswith(change.lstrip("+").partition("=")[0])
 
 
 def test_an_unknown_choice_names_the_choices(config):
     line = refusal(overrides.apply_overrides, config, ["key_frames=never"])
     choices = ", ".join(sorted(path.stem for path in (cli.CONFIGS / "key_frames").glob("*.yaml")))
     assert line == f"key_frames=never: unknown choice, expected one of {choices}"
+
+
+@pytest.mark.parametrize("change", ["head=null", "head=[rfcn]", "head=1"])
+def test_what_chooses_nothing_of_a_group_names_the_choices(config, change):
+    line = refusal(overrides.apply_overrides, config, [change])
+    assert line.startswith(f"{change}: expected one of none, recognition, recognition_small, ")
 
 
 @pytest.mark.parametrize("change", ["seed=1,2", "~seed", "seed=[1", "data.root=it's"])

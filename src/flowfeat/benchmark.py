@@ -49,7 +49,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
     settings = config.benchmark
     running = acceleration_of(config)
     device = device_of(config)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    pl.seed_everything(cli.checked_seed(config), workers=True, verbose=False)
     before = _load()
     task = build_random(config).to(device)
     found: dict[str, float] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from flowfeat.cli import CONFIGS
+from flowfeat.cli import CONFIGS, checked_seed
 from flowfeat.interfaces import (
     FeatureNetwork,
     FlowNetwork,
@@ -29,11 +29,28 @@ def build_data(config: DictConfig) -> Any:
         A LightningDataModule, for videos one that is a flowfeat.batches.VideoData.
 
     Raises:
-        ValueError: A method that the task cannot use.
+        ValueError: A method that the task cannot use, or data of another number of channels than
+            the feature network's input.
     """
     check_pair(config)
     clip = {"clip": build(config.clip, "clip", trust=config.trust)} if config.clip else {}
-    return build(config.data, "data", trust=config.trust)(**clip, seed=config.seed)
+    data = build(config.data, "data", trust=config.trust)(**clip, seed=checked_seed(config))
+    _check_channels(config, data)
+    return data
+
+
+def _check_channels(config: DictConfig, data: Any) -> None:
+    """See that N_feat takes what a segment of the data's modality has, where there are several."""
+    given = getattr(getattr(data, "modality", None), "channels", None)
+    if given is None:
+        return
+    wanted = config.features.get("in_channels", given)
+    if given != wanted:
+        raise ValueError(
+            f"data.modality={config.data.modality} gives {given} channels, "
+            f"features.in_channels={wanted}: expected the same (modality=<name> sets both in a "
+            "training, a checkpoint keeps its own)"
+        )
 
 
 def check_pair(config: DictConfig) -> None:

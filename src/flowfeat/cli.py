@@ -16,10 +16,13 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from flowfeat.settings import word
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 USER_ERRORS = (
@@ -45,7 +48,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return _compose(overrides)
     except MissingConfigException as error:
         raise UsageError(_unknown_choice(error, overrides)) from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # the last of Hydra's
         raise UsageError(_unknown_key(str(error), overrides)) from None
 
 
@@ -76,6 +79,10 @@ def _unknown_choice(error: MissingConfigException, overrides: Sequence[str]) -> 
 
 def _unknown_key(message: str, overrides: Sequence[str]) -> str:
     """Turn Hydra's message about an override into a line that names the keys that exist."""
+    if message.startswith("Config group override must be"):
+        for change in OverridesParser.create().parse_overrides(list(overrides)):
+            if is_group(change.key_or_group) and not isinstance(change.value(), (str, list)):
+                return no_choice(change.key_or_group, change.get_value_string())
     found = re.search(r"override '([^'=]+)", message) or re.search(r"full_key: (\S+)", message)
     if not found:
         return " ".join(message.split())
@@ -86,6 +93,17 @@ def _unknown_key(message: str, overrides: Sequence[str]) -> str:
     except HydraException:
         return " ".join(message.split())
     return unknown_key(node, key)
+
+
+def is_group(key: str) -> bool:
+    """Tell whether a key is a config group, of which one file is chosen."""
+    return "." not in key and (CONFIGS / key).is_dir()
+
+
+def no_choice(group: str, value: str) -> str:
+    """Say in one line that a value chooses nothing of a group."""
+    choices = ", ".join(sorted(file.stem for file in (CONFIGS / group).glob("*.yaml")))
+    return f"{group}={value}: expected one of {choices}"
 
 
 def unknown_key(config: DictConfig, key: str) -> str:
@@ -159,8 +177,24 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
+def run_root(config: DictConfig) -> Path:
+    """Return the folder of all runs; UsageError where the config names none."""
+    root = config.run_root
+    if not isinstance(root, (str, int)) or isinstance(root, bool) or root == "":
+        raise UsageError(f"run_root={word(root)}: expected a folder")
+    return Path(str(root))
+
+
+def checked_seed(config: DictConfig) -> int:
+    """Return the seed of all draws; UsageError where it is none."""
+    seed = config.seed
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 1 << 32:
+        raise UsageError(f"seed={word(seed)}: expected a whole number, 0 .. {(1 << 32) - 1}")
+    return seed
+
+
 def _require_writable(config: DictConfig) -> None:
-    root = Path(config.run_root)
+    root = run_root(config)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):

@@ -43,7 +43,7 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
         ValueError: Weights or classes that do not fit the config.
     """
     config = stored.config
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    pl.seed_everything(cli.checked_seed(config), workers=True, verbose=False)
     expected = read_expected(as_trained(config, stored.checkpoint.config))
     asked = evaluation_arguments(config)
     data = build_data(config)
@@ -88,7 +88,7 @@ def run_folder(config: DictConfig) -> Path:
         UsageError: ``run_root`` cannot be written.
     """
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    parent = Path(config.run_root) / _plain(config, "task") / _plain(config, "method")
+    parent = cli.run_root(config) / _plain(config, "task") / _plain(config, "method")
     folder, number = parent / now, 1
     if not _first_process():
         return folder

@@ -148,7 +148,7 @@ def _key(word: str) -> str:
 
 def find_finished(config: DictConfig) -> Path | None:
     """Return the checkpoint of the latest finished run with the same config, if there is one."""
-    parent = Path(config.run_root) / config.task / config.method
+    parent = cli.run_root(config) / config.task / config.method
     wanted = _essence(config)
     reports = [*parent.glob("*/results.json"), *parent.glob("*/*/results.json")]  # or of a sweep
     for report in sorted(reports, reverse=True):
@@ -178,7 +178,7 @@ def _essence(config: object) -> dict[str, Any]:
 
 def first_stage_folder(config: DictConfig, folder: Path) -> Path:
     """Name the first stage's folder: `<run_root>/<task>/<its method>/<this run's name>`."""
-    parent = Path(config.run_root) / config.task
+    parent = cli.run_root(config) / config.task
     own = (parent / config.method).resolve()
     path = folder.resolve()
     # Jobs of a sweep lie one level deeper: time and number make the name.

@@ -124,6 +124,10 @@ def apply_overrides(config: DictConfig, changes: Sequence[Override | str]) -> Di
 
 def _set(config: DictConfig, change: Override) -> None:
     key, added = change.key_or_group, change.is_add() or change.is_force_add()
+    if cli.is_group(key) and not isinstance(change.value(), dict):
+        raise cli.UsageError(cli.no_choice(key, change.get_value_string()))
+    if added and not _may_be_added(config, key):
+        raise cli.UsageError(cli.unknown_key(config, key))
     if not added and not _exists(config, key):
         raise cli.UsageError(cli.unknown_key(config, key))
     try:
@@ -138,10 +142,16 @@ def _exists(config: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and leaf in list(node)
 
 
+def _may_be_added(config: DictConfig, key: str) -> bool:
+    """Tell whether all that stands above a key is a mapping, or nothing yet."""
+    parts = key.split(".")[:-1]
+    above = [OmegaConf.select(config, ".".join(parts[:n])) for n in range(1, len(parts) + 1)]
+    return all(node is None or isinstance(node, DictConfig) for node in above)
+
+
 def _is_choice(change: Override) -> bool:
     """Tell `data=ucf101` from `seed=1` and from `data={...}`."""
-    group = cli.CONFIGS / change.key_or_group
-    return "." not in change.key_or_group and group.is_dir() and isinstance(change.value(), str)
+    return cli.is_group(change.key_or_group) and isinstance(change.value(), str)
 
 
 def _agrees(change: Override, checkpoint: Checkpoint) -> bool:

@@ -42,7 +42,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         config: The composed config.
         folder: The run folder: config, checkpoints, `metrics.csv`, `results.json`, pictures.
     """
-    pl.seed_everything(config.seed, workers=True, verbose=False)
+    pl.seed_everything(cli.checked_seed(config), workers=True, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first():
         OmegaConf.save(config, folder / "config.yaml")

@@ -325,6 +325,7 @@ def test_processes_gather_every_video_once(monkeypatch):
     ("arguments", "said"),
     [
         ({"crops": "sum"}, "module.crops=sum: expected mean or max"),
+        ({"score_weights": [1, float("nan"), 1]}, "expected 3 weights of at least 0"),
         ({"score_weights": [1, 1]}, r"module\.score_weights=\[1, 1\]: expected 3 weights"),
     ],
 )

@@ -1,5 +1,6 @@
 """Action recognition: one linear classifier per feature level, which scores each step by itself."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -147,7 +148,7 @@ def level_weights(
     """
     if weights is None:
         return tuple(default) or (1.0,) * levels
-    if len(weights) != levels or min(weights) < 0:
+    if len(weights) != levels or not all(0 <= weight < math.inf for weight in weights):
         raise ValueError(
             f"{key}={list(weights)}: expected {levels} weights of at least 0, one per level"
         )
