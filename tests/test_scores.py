@@ -124,6 +124,8 @@ def test_files_of_another_kind_are_refused_in_one_line(tmp_path):
         "twice": {**good, "names": np.array(["a", "a"])},
         "label": {**good, "labels": np.array([0, 2])},
         "shape": {**good, "scores": np.zeros((2, 2))},
+        "words": {**good, "weights": np.array(["1"])},
+        "letters": {**good, "scores": np.full((2, 1, 2), "a")},
         "without": {key: good[key] for key in ("names", "classes", "labels", "weights")},
     }
     for name, content in bad.items():
@@ -136,3 +138,16 @@ def test_files_of_another_kind_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(refusal.value)
     with pytest.raises(FileNotFoundError, match="no such scores"):
         read_scores(tmp_path / "absent.npz")
+
+
+def test_a_damaged_file_is_refused_wherever_the_damage_is(tmp_path):
+    write_scores(videos(), tmp_path / "good.npz")
+    good, path = (tmp_path / "good.npz").read_bytes(), tmp_path / "bad.npz"
+    refused = 0
+    for place in range(0, len(good), 61):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0xFF]) + good[place + 1 :])
+        try:
+            read_scores(path)  # some bytes say nothing
+        except ValueError as error:
+            refused += str(error).startswith(f"{path}: ")
+    assert refused > 20

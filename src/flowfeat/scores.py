@@ -8,7 +8,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -158,9 +157,10 @@ def read_scores(path: str | Path) -> VideoScores:
         with np.load(path, allow_pickle=False) as stored:
             missing = [key for key in KEYS if key not in stored]
             found = {} if missing else {key: stored[key] for key in KEYS}
-    except (ValueError, OSError, EOFError, BadZipFile, TypeError, AttributeError) as error:
-        # A single array has no keys, and a file of objects is not unpickled.
-        raise ValueError(f"{path}: expected an .npz of scores ({error})") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged archives raise anything; nothing is unpickled
+        raise ValueError(f"{path}: expected an .npz of scores ({error})") from error
     if missing:
         raise ValueError(f"{path}: expected an .npz of scores, its {missing[0]} are missing")
     _check(found, path)
@@ -181,6 +181,8 @@ def _check(found: dict[str, NDArray[np.generic]], path: Path) -> None:
             f"{path}: expected scores of {shape[0]} videos, {shape[1]} levels and {shape[2]} "
             f"classes, found {found['scores'].shape}"
         )
+    if found["scores"].dtype.kind != "f" or found["weights"].dtype.kind not in "fiu":
+        raise ValueError(f"{path}: expected scores and weights that are numbers")
     if names.dtype.kind != "U" or len(set(names.tolist())) != names.size or not names.size:
         raise ValueError(f"{path}: expected the names of videos, each once")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes.size:
