@@ -22,7 +22,13 @@ from data_modules.action_clips import (
     opener,
     read_pictures,
 )
-from data_modules.action_layout import ActionVideo, find_folder, find_videos
+from data_modules.action_layout import (
+    RAW_FRAME,
+    ActionVideo,
+    RawFrames,
+    find_folder,
+    find_videos,
+)
 from data_modules.action_lists import SPLITS, ActionLists, hold_out
 from data_modules.action_sampling import action_sampler
 from data_modules.clips import ConsistentInterval
@@ -272,6 +278,11 @@ class ActionData(VideoDataModule):
     @property
     def _no_videos(self) -> ActionVideos:
         return ActionVideos((), self.modality, self.open_video)
+
+    def open(self, path: str | Path) -> VideoSource:
+        """Open any video or folder of frames; of raw frames, without the flow that lies there."""
+        path = Path(path)
+        return RawFrames(path) if (path / f"{RAW_FRAME}00001.jpg").is_file() else super().open(path)
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
         """Yield a video of any kind in chunks; step t is the segment that begins at frame t."""

@@ -138,7 +138,7 @@ class FlowCache:
         identity = {
             "frames": len(video),
             "size": list(video.size),
-            "bytes": path.stat().st_size if path.is_file() else None,
+            "bytes": _bytes(path),
         }
         write_once(
             folder, {**self.settings, "video": identity}, lambda place: self._write(place, video)
@@ -163,7 +163,7 @@ class FlowCache:
             os.replace(partial, manifest)
         try:
             found = json.loads(manifest.read_text())
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text at all
             raise ValueError(f"{manifest}: expected JSON ({error})") from error
         if found != self.settings:
             raise ValueError(
@@ -191,6 +191,14 @@ class FlowCache:
                     start_flow = np.zeros((*grey.shape, 2), np.float32)
                     yield np.asarray(search.calc(last, grey, start_flow), np.float32)
                 last = grey
+
+
+def _bytes(path: Path) -> int | None:
+    """Count the bytes of a video: its file, or all files in its folder of frames."""
+    if path.is_dir():
+        with os.scandir(path) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+    return path.stat().st_size if path.is_file() else None
 
 
 def quantise(flow: NDArray[np.float32], bound: float) -> NDArray[np.uint8]:

@@ -386,3 +386,17 @@ def test_a_class_without_a_list_would_shift_the_labels(tmp_path):
     (tmp_path / "hmdb51" / "walk").mkdir()
     with pytest.raises(ValueError, match=r"1 classes of .*hmdb51 have no list .*: walk"):
         Hmdb51(root=tmp_path, num_workers=0).setup("fit")
+
+
+def test_a_folder_of_raw_frames_is_opened_without_its_flow(tmp_path):
+    write_raw(tmp_path / "video", 4)
+    for direction in ("flow_x", "flow_y"):
+        for number in range(1, 4):
+            name = f"{direction}_{number:05}.jpg"
+            cv2.imwrite(str(tmp_path / "video" / name), np.full(SIZE, 128, np.uint8))
+    source = Ucf101(tmp_path).open(tmp_path / "video")
+    assert len(source) == 4
+    assert [round(float(p.mean())) for p in source.read(range(4))] == [grey(n) for n in range(4)]
+    (tmp_path / "others").mkdir()
+    cv2.imwrite(str(tmp_path / "others/a.png"), np.zeros((*SIZE, 3), np.uint8))
+    assert len(Ucf101(tmp_path).open(tmp_path / "others")) == 1  # any names otherwise

@@ -100,3 +100,21 @@ def test_refusals(tmp_path: Path) -> None:
         cache.open("A/one", tmp_path / "a", Shift(1, 0, 0))
     with pytest.raises(ValueError, match="preset='best': expected one of ultrafast, fast, medium"):
         FlowCache(tmp_path, preset="best")  # type: ignore[arg-type]
+
+
+def test_frames_of_another_folder_of_the_same_name_are_another_video(tmp_path: Path) -> None:
+    cache, found = FlowCache(tmp_path / "cache"), []
+    for place, dx in (("one", 1), ("two", 3)):
+        video, folder = Shift(3, dx, 0), tmp_path / place / "frames"
+        folder.mkdir(parents=True)
+        for number, frame in enumerate(video.read(range(3)), start=1):
+            cv2.imwrite(str(folder / f"img_{number:05}.jpg"), frame)
+        pictures = cache.open("frames", folder, video).read([0])
+        found.append(np.median(pictures[..., 0]) / 255 * 40 - 20)
+    assert np.abs(np.array(found) - (1, 3)).max() < 0.3
+
+
+def test_a_manifest_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=f"{MANIFEST}: expected JSON"):
+        FlowCache(tmp_path).open("A/a", tmp_path / "a", Shift(2, 1, 0))
