@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 MAGIC = np.float32(202021.25).tobytes()
 """The first four bytes of a `.flo` file, in either reading: a number, or the letters PIEH."""
 
+UNKNOWN = 1e9
+"""From here on a component says, by the format's own rule, that the flow is not known."""
+
 _GAP = rb"(?:\s|#[^\n]*\n)+"  # between the fields of a PPM header: blanks, newlines, comments
 _HEADER = re.compile(
     rb"P6" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)" + _GAP + rb"(\d+)(?:#[^\n]*\n|\s)"
@@ -16,7 +19,7 @@ _HEADER = re.compile(
 
 
 def read_flo(path: Path) -> NDArray[np.float32]:
-    """Read a flow field (H, W, 2): (dx, dy) in pixels.
+    """Read a flow field (H, W, 2): (dx, dy) in pixels, NaN where it is not known.
 
     Raises:
         FileNotFoundError: No such file.
@@ -39,7 +42,8 @@ def read_flo(path: Path) -> NDArray[np.float32]:
             f"found {len(content)}"
         )
     flow = np.frombuffer(content, "<f4", offset=12).reshape(height, width, 2)
-    return flow.astype(np.float32)
+    # Not 1e9: interpolated, that would spoil what is known beside it.
+    return np.where(np.abs(flow) < UNKNOWN, flow, np.nan).astype(np.float32)
 
 
 def write_flo(path: Path, flow: NDArray[np.float32]) -> None:

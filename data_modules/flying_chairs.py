@@ -16,7 +16,7 @@ from data_modules.flow_augment import FlowAugment
 from data_modules.flow_files import read_flo, read_ppm
 from data_modules.missing import contents, report_missing
 from data_modules.options import check_least
-from data_modules.sampling import draws, mixed_order, share
+from data_modules.sampling import assign_snippets, draws, mixed_order, share
 from data_modules.synthetic.chairs_writer import (
     SPLIT_FILE,
     TRAIN,
@@ -192,7 +192,7 @@ class FlyingChairs(ClipDataModule):
         return self.loader(
             ChairPairs(self.root, numbers, None, self.seed),
             batch_size=share(self.batch_size, ranks),
-            sampler=[(0, index) for index in range(rank, len(numbers), ranks)],
+            sampler=[(0, index) for index in assign_snippets([1] * len(numbers), ranks)[rank]],
         )
 
 

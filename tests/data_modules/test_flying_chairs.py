@@ -1,12 +1,14 @@
 """Flying Chairs, embedded and real: files, splits and flow say the same thing."""
 
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from data_modules.flow_files import read_flo, write_flo
 from data_modules.flying_chairs import FlyingChairs, read_pair, read_split
 from data_modules.synthetic.chairs_writer import (
     SPLIT_FILE,
@@ -195,3 +197,31 @@ def test_real_flow_warps_the_second_picture_onto_the_first(samples):
             np.abs(other - current.astype(float))[inside].mean() for other in (warped, key)
         )
         assert error <= 0.5 * still, f"pair {number}: {error:.1f} of {still:.1f}"
+
+
+def test_more_ranks_than_validation_pairs_are_refused(written):
+    # A rank without any would skip the evaluation, and the others would wait for it for ever.
+    data = ready(written, batch_size=3)
+    for ranks in (2, 3):
+        data.trainer = SimpleNamespace(
+            global_rank=1,
+            world_size=ranks,
+            strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        )
+        data.batch_size = ranks
+        if ranks == 2:
+            assert list(data.val_dataloader().sampler) == [(0, 1)]
+    with pytest.raises(ValueError, match=r"at most 2 processes .* found 3"):
+        data.val_dataloader()
+
+
+def test_flow_that_is_not_known_does_not_count(root):
+    number = ready(root).numbers[VAL][0]
+    path = root / "data" / f"{number:05}_flow.flo"
+    flow = read_flo(path)
+    flow[:4, :4], flow[4, 4] = 1e10, np.nan
+    write_flo(path, flow)
+    valid = next(iter(ready(root).val_dataloader()))["valid"][0].numpy()
+    assert not valid[:4, :4].any()
+    assert not valid[4, 4]
+    assert valid.sum() == valid.size - 17

@@ -64,11 +64,11 @@ class FlowTask(Task):
             return batch
         known = batch["valid"][:, None].float()
         share = F.avg_pool2d(known, 2, ceil_mode=True)
-        flow = F.avg_pool2d(batch["flow"] * known, 2, ceil_mode=True) / share.clamp(min=1e-6)
+        total = F.avg_pool2d(_known(batch["flow"], batch["valid"]), 2, ceil_mode=True)
         return FlowBatch(
             current=F.avg_pool2d(batch["current"], 2, ceil_mode=True),
             key=F.avg_pool2d(batch["key"], 2, ceil_mode=True),
-            flow=flow / 2,
+            flow=total / share.clamp(min=1e-6) / 2,
             valid=share[:, 0] > 0.5,
         )
 
@@ -129,5 +129,10 @@ def _pooled(flow: Tensor, valid: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     known = valid[:, None].to(flow.dtype)
     size = (like.shape[-2], like.shape[-1])
     share = F.adaptive_avg_pool2d(known, size)
-    mean = F.adaptive_avg_pool2d(flow * known, size) / share.clamp(min=1e-6)
+    mean = F.adaptive_avg_pool2d(_known(flow, valid), size) / share.clamp(min=1e-6)
     return mean, (share[:, 0] > 0.5).to(flow.dtype)
+
+
+def _known(flow: Tensor, valid: Tensor) -> Tensor:
+    """Return a flow that is 0 where it is not known, whatever stood there: NaN times 0 is NaN."""
+    return torch.where(valid[:, None], flow, 0.0)
