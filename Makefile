@@ -69,8 +69,8 @@ degrade: $(STAMP) ## make compressed frames for TASK=vimeo90k once: DATA_ROOT= [
 benchmark: $(STAMP) ## what a method and its training cost, in one run: TASK= METHOD= [ARGS=]
 	@$(BIN)/flowfeat-benchmark $(CHOICE) $(DATA) $(ARGS)
 
-benchmark-data: $(STAMP) ## clips per second of decord, PyAV and OpenCV: [DATA_ROOT=] [ARGS=]
-	@$(BIN)/flowfeat-benchmark-data task=ucf101 method=per_frame $(DATA) $(ARGS)
+benchmark-data: $(STAMP) ## clips per second of decord, PyAV and OpenCV: [TASK=hmdb51] [DATA_ROOT=] [ARGS=]
+	@$(BIN)/flowfeat-benchmark-data task=$(or $(filter hmdb51,$(TASK)),ucf101) method=per_frame $(DATA) $(ARGS)
 
 methods: $(STAMP) ## which methods run on which task, and why others cannot
 	@$(BIN)/flowfeat-methods

@@ -135,13 +135,23 @@ def run(config: DictConfig, folder: Path) -> None:
     """Benchmark the data of a config; print a table, write ``results.json``.
 
     Raises:
-        ValueError: The data are no videos of actions.
+        ValueError: The data are no videos of actions, or their clips come from no decoder.
     """
     data = build_data(config)
     if not isinstance(data, ActionData):
         raise ValueError(f"task={config.task}: expected ucf101 or hmdb51, whose clips are timed")
+    if config.data.modality == "flow":
+        raise ValueError(
+            "data.modality=flow: its clips are read from pictures of flow, which no decoder reads; "
+            "expected rgb or rgb_diff"
+        )
     data.prepare_data()
     data.setup("fit")
+    folders = [video.path for video in data.parts["train"] if video.path.is_dir()]
+    if folders:
+        raise ValueError(
+            f"{folders[0]}: a folder of raw frames, which no decoder reads; expected video files"
+        )
     timed = measure(data)
     # Looked at last, so that no decoder is helped by it.
     some = [opener("auto")(video.path) for video in data.parts["train"][:CLIPS]]

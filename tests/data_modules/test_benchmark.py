@@ -1,7 +1,10 @@
 """The decoders that are timed see the same clips, and a wrong one is found out."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -11,6 +14,7 @@ from data_modules.action_clips import open_action
 from data_modules.benchmark import OpencvSource, measure, run
 from data_modules.clips import ConsistentInterval
 from data_modules.ucf101 import Ucf101
+from flowfeat.cli import compose_config
 
 SETTINGS = {"groups": 4, "clips": 1, "frames": [12, 14], "scene": {"size": [32, 40]}}
 
@@ -65,3 +69,29 @@ def test_other_data_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="task=flying_chairs: expected ucf101 or hmdb51"):
         run(config, tmp_path)
+
+
+def test_clips_that_no_decoder_reads_are_refused(data, tmp_path):
+    words = ["task=ucf101", "method=per_frame", f"data.root={tmp_path}"]
+    with pytest.raises(ValueError, match=r"data\.modality=flow: .* no decoder reads"):
+        run(compose_config([*words, "modality=flow"]), tmp_path)
+    shutil.copytree(data.list_folder, tmp_path / "ucfTrainTestlist")
+    for video in (*data.parts["train"], *data.parts["val"]):
+        folder = tmp_path / "rawframes" / video.name
+        folder.mkdir(parents=True)
+        cv2.imwrite(str(folder / "img_00001.jpg"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"g\d\d_c\d\d: a folder of raw frames, .* video files"):
+        run(compose_config(words), tmp_path)
+
+
+def test_make_benchmark_data_takes_the_task():
+    root = Path(__file__).resolve().parents[2]
+    for word, task in (("TASK=hmdb51", "hmdb51"), ("TASK=vid", "ucf101"), ("VENV=.venv", "ucf101")):
+        made = subprocess.run(
+            ["make", "--dry-run", "benchmark-data", word],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"flowfeat-benchmark-data task={task} method=per_frame" in made.stdout
