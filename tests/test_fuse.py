@@ -100,7 +100,8 @@ def test_the_command_prints_the_figures(tmp_path, monkeypatch, capsys):
     ("words", "said"),
     [
         ([], "no scores; usage: flowfeat-fuse"),
-        (["a.npz:-1"], "a.npz:-1: expected weights of at least 0, found -1"),
+        (["a.npz:-1"], "a.npz:-1: expected weights of at least 0, one above it, found -1"),
+        (["a.npz:0"], "a.npz:0: expected weights of at least 0, one above it, found 0"),
         (["/no/such.npz:2"], "/no/such.npz: no such scores"),
     ],
 )

@@ -65,8 +65,11 @@ class FolderSource:
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """Read one picture as (H, W, 3) RGB; ValueError where it cannot be read."""
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    """Read one picture as (H, W, 3) RGB; ValueError where it cannot be read, or was cut short."""
+    content = path.read_bytes() if path.is_file() else b""
+    if content.startswith(b"\xff\xd8") and b"\xff\xd9" not in content:  # a JPEG without its end
+        raise ValueError(f"{path}: cut short")  # OpenCV fills it with grey
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
     if picture is None:
         raise ValueError(f"{path}: not a picture that can be read")
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8)

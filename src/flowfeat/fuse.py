@@ -89,13 +89,13 @@ def _check(first: Stream, other: Stream) -> None:
 
 
 def _numbers(text: str, word: str) -> tuple[float, ...] | None:
-    """Read numbers of at least 0, separated by commas; None for what are no numbers."""
+    """Read numbers of at least 0, not all 0, separated by commas; None for what are no numbers."""
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         return None
-    if not all(0 <= number < float("inf") for number in numbers):
-        raise ValueError(f"{word}: expected weights of at least 0, found {text}")
+    if not all(0 <= number < float("inf") for number in numbers) or not any(numbers):
+        raise ValueError(f"{word}: expected weights of at least 0, one above it, found {text}")
     return numbers
 
 

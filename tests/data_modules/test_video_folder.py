@@ -4,8 +4,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from data_modules.video import Source, open_video
+from data_modules.video.folder_source import read_picture
 
 
 def test_folder_is_in_natural_order(tmp_path: Path) -> None:
@@ -36,3 +38,17 @@ def test_real_frame_folder(samples: Path) -> None:
     assert (len(source), source.size) == (96, (720, 1280))
     expected = cv2.imread(str(folder / "000095.JPEG"))[..., ::-1]
     assert (source.read([95])[0] == expected).all()
+
+
+def test_a_jpeg_that_was_cut_short_is_no_picture(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole, cut = tmp_path / "whole.jpg", tmp_path / "cut.jpg"
+    cv2.imwrite(str(whole), rng.integers(0, 256, (48, 64, 3), np.uint8))
+    np.testing.assert_array_equal(read_picture(whole), cv2.imread(str(whole))[..., ::-1])
+    cut.write_bytes(whole.read_bytes()[:-40])
+    assert cv2.imread(str(cut)) is not None  # which is why it has to be looked for
+    with pytest.raises(ValueError, match=r"cut\.jpg: cut short"):
+        read_picture(cut)
+    cut.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cut\.jpg: not a picture that can be read"):
+        read_picture(cut)
