@@ -139,6 +139,7 @@ class ActionData(VideoDataModule):
         self.modality = choose_modality(modality, new_length, flow_root, flow_cache)
         self.crop, self.crops, self.test_batch_size = crop, crops, test_batch_size
         self.corner_crops = CornerCrops.from_mapping(augment)
+        self.reader = reader
         self.open_video: OpenVideo = opener(reader)
         self.synthetic = dict(synthetic or {})
         self.parts: dict[str, list[ActionVideo]] = {}

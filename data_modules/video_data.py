@@ -244,6 +244,8 @@ class VideoDataModule(ClipDataModule):
     """
 
     classes: tuple[str, ...]
+    reader = "auto"
+    """Of ``open_video``: what decodes videos."""
 
     def __init__(
         self,
@@ -278,7 +280,7 @@ class VideoDataModule(ClipDataModule):
 
     def open(self, path: str | Path) -> VideoSource:
         """Open any video file or folder of frames, whatever the dataset's own files are."""
-        return open_video(path)
+        return open_video(path, self.reader)
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
         """Yield a video of any kind in chunks; see ``interfaces.VideoData``."""

@@ -120,6 +120,7 @@ class VideoMasks(VideoDataModule):
             raise ValueError(f"data.classes={list(classes)}: expected 2 .. {IGNORED} names")
         if void is not None and not 0 < void <= 255:
             raise ValueError(f"data.void={void}: expected 1 .. 255, or null")
+        self.reader = reader
         self.layout = VideoMasksLayout(Path(root).expanduser(), frames, masks, first_number, reader)
         self.classes = BINARY if classes is None else tuple(classes)
         self.values = None if classes is None else len(classes)

@@ -199,7 +199,7 @@ class Endless:
 
 def test_memory_does_not_grow_with_the_video(monkeypatch, ckpt, tmp_path):
     source = Endless()
-    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: source)
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path, reader: source)
     run(monkeypatch, ckpt, "long.mp4", f"out={tmp_path}")
     assert len(lines_of(tmp_path / "long.jsonl")) == 100
     assert source.largest <= CHUNK
@@ -220,7 +220,7 @@ def test_a_run_cut_short_leaves_nothing_new(
 ):
     (tmp_path / "long.jsonl").write_text("of an earlier run")
     source = Endless(stop=stop)
-    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: source)
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path, reader: source)
     line = refusal(monkeypatch, capsys, status, ckpt, "/v/long.mp4", f"out={tmp_path}")
     assert line.startswith(f"/v/long.mp4: {said}")
     assert [p.name for p in tmp_path.iterdir()] == ["long.jsonl"]
@@ -240,7 +240,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_leaves_nothing(
     whole = partial(predict_video, overlapping=overlapping)
     monkeypatch.setattr("flowfeat.predict.predict_video", whole)
     monkeypatch.setattr(VideoWriter, "write", write)
-    monkeypatch.setattr("data_modules.video_data.open_video", lambda path: Endless())
+    monkeypatch.setattr("data_modules.video_data.open_video", lambda path, reader: Endless())
     line = refusal(monkeypatch, capsys, 2, ckpt, "/v/long.mp4", f"out={tmp_path}")
     assert line == f"{tmp_path / 'long.mp4'}: no space left on the device"
     assert list(tmp_path.iterdir()) == []
