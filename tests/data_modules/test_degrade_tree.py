@@ -247,12 +247,13 @@ def test_workers_must_be_some(clips: list[CleanClip], tree: Path) -> None:
 
 
 _SLOWLY = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from data_modules import degrade_tree
 from data_modules.clean_clips import CleanClip
 from data_modules.degrade_codecs import Degradation
 from data_modules.septuplets import FRAMES
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
 tree, *folders = map(Path, sys.argv[1:])
 clips = [CleanClip(f"00001/{f.name}", f, FRAMES) for f in folders]
 whole = degrade_tree.write_png
