@@ -9,6 +9,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from flowfeat.settings import word
+
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -52,7 +54,7 @@ def check_values(thing: Any, values: Mapping[str, Any], place: str) -> None:
         if wanted is None or _targeted(value) or any(_is(value, kind) for kind in wanted):
             continue
         said = " or ".join(_said(kind) for kind in wanted)
-        raise ValueError(f"{place}{name}={_shown(value)}: expected {said}")
+        raise ValueError(f"{place}{name}={word(value)}: expected {said}")
 
 
 def _nodes(config: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -119,9 +121,3 @@ def _said(kind: Any) -> str:
 
 def _targeted(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
-
-
-def _shown(value: Any) -> str:
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
-    )

@@ -20,7 +20,7 @@ from flowfeat.trial import shrink, try_out
 
 USAGE = "flowfeat-methods [task=<task>] [method=<method>]"
 
-NO_VIDEO = "the task trains a flow network alone, on no video"
+NO_VIDEO = "trains a flow network alone, on no video"
 
 
 class Cell(NamedTuple):
@@ -61,22 +61,23 @@ def try_pair(task: str, method: str) -> Cell:
     try:
         config = shrink(cli.compose_config([f"task={task}", f"method={method}"]))
     except cli.USER_ERRORS as error:
-        return Cell(task, method, False, _short(error) if on_video(task) else NO_VIDEO)
+        reason = _short(error) if on_video(task) else f"the task {NO_VIDEO}"
+        return Cell(task, method, False, reason)
     try:
         check_pair(config)
     except ValueError:
-        about = NO_VIDEO if config.temporal else NO_VIDEO.replace("task", "method")
-        return Cell(task, method, False, about)
-    reason = _refusal(config)
-    if reason is None:
+        about = "the task" if config.temporal else "the method"
+        return Cell(task, method, False, f"{about} {NO_VIDEO}")
+    refusal = _refusal(config)
+    if refusal is None:
         return Cell(task, method, True)
     clip = own_clip(task)
     if clip and config.clip and clip != config.clip:
         config.clip = clip
-        reason = _refusal(config)  # with frames that fit, what else there is against it
-        if reason is None:
+        refusal = _refusal(config)  # with frames that fit, what else there is against it
+        if refusal is None:
             return Cell(task, method, True, f"clip={leaf_name('clip', clip)}")
-    return Cell(task, method, False, reason)
+    return Cell(task, method, False, refusal)
 
 
 def _refusal(config: DictConfig) -> str | None:
