@@ -21,6 +21,25 @@ def check_least(**limits: tuple[int, int]) -> None:
             raise ValueError(f"data.{name}={value}: expected {least} or more")
 
 
+def check_synthetic(kind: type, values: Mapping[str, Any]) -> None:
+    """Refuse settings of an embedded set that its writer does not have, or of a wrong kind.
+
+    Args:
+        kind: The dataclass of the writer's settings.
+        values: Below `data.synthetic`.
+
+    Raises:
+        ValueError: One is unknown, with those that exist, or not what its annotation wants.
+    """
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
+            )
+    check_values(kind, values, "data.synthetic.")
+
+
 class AugmentOptions:
     """What the dataclasses that `data.augment` becomes share."""
 

@@ -3,17 +3,17 @@
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.progress import track
 
+from data_modules.options import check_synthetic
 from data_modules.synthetic.actions_scenes import ACTIONS, ACTS, APPEARANCES, SCENE, ActionScene
 from data_modules.synthetic.scenes import GENERATOR_VERSION, SceneSettings, scene_settings
 from data_modules.synthetic.write_once import write_once
-from flowfeat.argument_kinds import check_values
 from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
@@ -63,13 +63,7 @@ class ActionsSettings:
 def actions_settings(values: Mapping[str, Any] | None) -> ActionsSettings:
     """Build settings from a config's plain values; ValueError names the choices for a key."""
     values = dict(values or {})
-    known = [entry.name for entry in fields(ActionsSettings)]
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
-            )
-    check_values(ActionsSettings, values, "data.synthetic.")
+    check_synthetic(ActionsSettings, values)
     scene = scene_settings(values.pop("scene", None) or {}, SCENE)
     return ActionsSettings(scene=scene, **values)
 

@@ -1,6 +1,6 @@
 """Write the embedded flow set in the layout and file formats of Flying Chairs."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from rich.progress import track
 
 from data_modules.flow_files import write_flo, write_ppm
+from data_modules.options import check_synthetic
 from data_modules.synthetic.scenes import (
     GENERATOR_VERSION,
     Scene,
@@ -15,7 +16,6 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
-from flowfeat.argument_kinds import check_values
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -54,13 +54,7 @@ class ChairsSettings:
 
 def chairs_settings(values: dict[str, Any]) -> ChairsSettings:
     """Build settings from a config's plain values; ValueError names the choices for a key."""
-    known = [entry.name for entry in fields(ChairsSettings)]
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
-            )
-    check_values(ChairsSettings, values, "data.synthetic.")
+    check_synthetic(ChairsSettings, values)
     values = dict(values)
     scene = scene_settings(values.pop("scene", None) or {}, ChairsSettings().scene)
     return ChairsSettings(scene=scene, **values)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_modules.cityscapes_labels import LABEL_IDS
 from data_modules.cityscapes_layout import AFTER, BEFORE, SEQUENCE, STILLS
+from data_modules.options import check_synthetic
 from data_modules.synthetic.scenes import (
     GENERATOR_VERSION,
     Picture,
@@ -21,7 +22,6 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
-from flowfeat.argument_kinds import check_values
 from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
@@ -91,13 +91,7 @@ class CityscapesSettings:
 def embedded_settings(settings: Mapping[str, Any] | None) -> CityscapesSettings:
     """Build the settings from a config's values; ValueError names the choices for a key."""
     values = dict(settings or {})
-    known = [entry.name for entry in fields(CityscapesSettings)]
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
-            )
-    check_values(CityscapesSettings, values, "data.synthetic.")
+    check_synthetic(CityscapesSettings, values)
     scene = values.pop("scene", None) or {}
     return CityscapesSettings(scene=scene_settings(scene, CITY), **values)
 

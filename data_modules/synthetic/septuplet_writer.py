@@ -3,10 +3,11 @@
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data_modules.options import check_synthetic
 from data_modules.pictures import write_png
 from data_modules.septuplets import FRAMES
 from data_modules.synthetic.scenes import (
@@ -16,7 +17,6 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
-from flowfeat.argument_kinds import check_values
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -61,13 +61,7 @@ class SeptupletSettings:
 def embedded_settings(settings: Mapping[str, Any] | None) -> SeptupletSettings:
     """Build the settings from a config's values; ValueError names the choices for a key."""
     values = dict(settings or {})
-    known = [entry.name for entry in fields(SeptupletSettings)]
-    for name in values:
-        if name not in known:
-            raise ValueError(
-                f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
-            )
-    check_values(SeptupletSettings, values, "data.synthetic.")
+    check_synthetic(SeptupletSettings, values)
     scene = values.pop("scene", None) or {}
     return SeptupletSettings(scene=scene_settings(scene, FINE), **values)
 
