@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.sampling import mixed_order
-from data_modules.synthetic.scenes import SceneSettings
-from data_modules.synthetic.vid_writer import SYNSETS, VidSettings, write_imagenet_vid
+from data_modules.synthetic.scenes import scene_settings
+from data_modules.synthetic.vid_writer import CLASSES, SCENE, VidSettings, write_imagenet_vid
 from data_modules.vid_annotations import ClassMap, official_classes, read_class_map
 from data_modules.vid_clips import Snippets, SnippetStreams, TrainClips, collate_detection
 from data_modules.vid_layout import (
@@ -150,18 +150,17 @@ def _order(seed: int, labelled: int, stills: int, ratio: float, epoch: int) -> N
 def _embedded_settings(settings: Mapping[str, Any]) -> VidSettings:
     """Build the writer's settings from plain values; ValueError names the choices for a key."""
     values = dict(settings)
-    for kind, given in ((VidSettings, values), (SceneSettings, values.get("scene") or {})):
-        known = [field.name for field in fields(kind)]
-        for name in given:
-            if name not in known:
-                raise ValueError(
-                    f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
-                )
-        check_values(kind, given, "data.synthetic." + "scene." * (kind is SceneSettings))
-    scene = SceneSettings(**dict(values.pop("scene", None) or {}))
+    known = [field.name for field in fields(VidSettings)]
+    for name in values:
+        if name not in known:
+            raise ValueError(
+                f"data.synthetic: unknown key {name}: expected one of {', '.join(known)}"
+            )
+    check_values(VidSettings, values, "data.synthetic.")
+    scene = scene_settings(values.pop("scene", None) or {}, SCENE)
     return VidSettings(scene=scene, **values)
 
 
 def _embedded_classes(settings: Mapping[str, Any]) -> ClassMap:
-    used = SYNSETS[: _embedded_settings(settings).scene.classes]
-    return ClassMap(tuple(wnid for wnid, _ in used), tuple(name for _, name in used))
+    used = CLASSES[: _embedded_settings(settings).scene.classes]
+    return ClassMap(tuple(word for word, _ in used), tuple(name for _, name in used))

@@ -13,6 +13,7 @@ import numpy as np
 
 from data_modules.synthetic.motion import MOTIONS, Path
 from data_modules.synthetic.scenes import Scene, SceneSettings, _Thing
+from data_modules.synthetic.shapes import numbered
 from data_modules.synthetic.textures import thing
 
 APPEARANCES = ("Disc", "Square", "Triangle")
@@ -85,7 +86,7 @@ class ActionScene(Scene):
         diameter = rng.uniform(*settings.object_size) * min(settings.size)
         paths = row_of_paths(rng, ACTS[act], settings.size)
         # All of one row look the same: which one is in view tells nothing.
-        texture = thing(rng, look, settings.classes, round(diameter) + 4)
+        texture = thing(rng, numbered(look, settings.classes), round(diameter) + 4)
         area = float((texture[..., 3] >= 0.5).sum())
         motion = MOTIONS.index(ACTS[act].named)
         self._things = (
@@ -106,7 +107,7 @@ class ActionScene(Scene):
             angle=rng.uniform(-np.pi, np.pi),
         )
         kind = self.settings.classes - 1
-        texture = thing(rng, kind, self.settings.classes, round(_PASSING * unit) + 4)
+        texture = thing(rng, numbered(kind, self.settings.classes), round(_PASSING * unit) + 4)
         area = float((texture[..., 3] >= 0.5).sum())
         return _Thing(texture, area, path, kind, MOTIONS.index("wander"))
 

@@ -16,6 +16,7 @@ from data_modules.synthetic.motion import (
     camera_path,
     object_path,
 )
+from data_modules.synthetic.shapes import NAMED, numbered
 from data_modules.synthetic.textures import REGIONS, Array, landscape, thing
 from flowfeat.argument_kinds import check_values
 
@@ -35,6 +36,7 @@ class SceneSettings:
 
     size: tuple[int, int] = (128, 160)  # height, width in pixels
     classes: int = 4
+    named: bool = False  # draw the shapes of ``shapes.NAMED``, each class what it is called
     regions: int = 1  # kinds of background; see ``textures.landscape``
     objects: tuple[int, int] = (1, 3)  # fewest, most
     object_size: tuple[float, float] = (0.22, 0.46)  # diameter
@@ -58,6 +60,10 @@ class SceneSettings:
                 raise ValueError(f"scene {name}: expected 0 <= low <= high, found {(low, high)}")
         if len(self.size) != 2 or min(self.size) < 16:
             raise ValueError(f"scene size: expected (height, width) >= 16, found {self.size}")
+        if self.named and self.classes > len(NAMED):
+            raise ValueError(
+                f"scene classes: expected 1 .. {len(NAMED)} named shapes, found {self.classes}"
+            )
         if self.classes < 1 or self.objects[1] > 254:
             raise ValueError(
                 "scene classes >= 1 and objects <= 254 expected, "
@@ -124,9 +130,12 @@ class Scene:
     Args:
         seed: One or more non-negative integers.
         settings: What to draw.
+        first: Class of the first object, the rearmost; None: drawn like those of the others.
     """
 
-    def __init__(self, seed: int | tuple[int, ...], settings: SceneSettings) -> None:
+    def __init__(
+        self, seed: int | tuple[int, ...], settings: SceneSettings, first: int | None = None
+    ) -> None:
         self.settings = settings
         self.seed = (seed,) if isinstance(seed, int) else tuple(seed)
         # Not 0: numpy takes (seed, 0) for (seed), which callers may draw from themselves.
@@ -140,22 +149,25 @@ class Scene:
         self._exposure = (rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3))
         travel = rng.uniform(*settings.travel)
         count = int(rng.integers(settings.objects[0], settings.objects[1], endpoint=True))
-        self._things = tuple(self._draw(rng, unit, travel) for _ in range(count))
+        kinds = [first, *[None] * count][:count]
+        self._things = tuple(self._draw(rng, unit, travel, kind) for kind in kinds)
         height, width = settings.size
         y, x = np.mgrid[:height, :width].astype(np.float32)
         self._grid = np.stack([x, y, np.ones_like(x)], axis=-1)  # (H, W, 3)
         self._recent: dict[float, _Layers] = {}
 
-    def _draw(self, rng: np.random.Generator, unit: int, travel: float) -> _Thing:
+    def _draw(self, rng: np.random.Generator, unit: int, travel: float, kind: int | None) -> _Thing:
         settings = self.settings
-        kind = int(rng.integers(settings.classes))
+        drawn = int(rng.integers(settings.classes))
+        kind = drawn if kind is None else kind
         motion = settings.motions[int(rng.integers(len(settings.motions)))]
         diameter = rng.uniform(*settings.object_size) * unit
         speed = travel * rng.uniform(0.75, 1.25) * diameter / 9
         path = object_path(
             rng, motion, settings.size, diameter, speed, settings.liveliness, settings.length
         )
-        texture = thing(rng, kind, settings.classes, round(diameter) + 4)
+        look = list(NAMED.values())[kind] if settings.named else numbered(kind, settings.classes)
+        texture = thing(rng, look, round(diameter) + 4)
         area = float((texture[..., 3] >= 0.5).sum())
         return _Thing(texture, area, path, kind, MOTIONS.index(motion))
 

@@ -1,14 +1,12 @@
 """What synthetic things look like: muted noise for backgrounds, a shape and a pattern per class."""
 
-from collections.abc import Callable
-from typing import Any
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_modules.synthetic.shapes import Look
+
 Array = NDArray[np.float32]
-Field = NDArray[np.floating[Any]]
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cell: float, channels: int) -> Array:
@@ -110,57 +108,20 @@ def _regions(
     return regions
 
 
-def _polygon(u: Field, v: Field, corners: int, inner: float) -> Field:
-    """Signed distance to a star whose valleys lie at radius ``inner``; cos(pi / n): a polygon."""
-    sector = 2 * np.pi / corners
-    angle = np.abs((np.arctan2(u, -v) + sector / 2) % sector - sector / 2)
-    radius = np.hypot(u, v)
-    tip = np.array([0.0, 1.0])
-    valley = inner * np.array([np.sin(sector / 2), np.cos(sector / 2)])
-    along_u, along_v = (valley - tip) / np.hypot(*(valley - tip))
-    return np.asarray(radius * (along_u * np.cos(angle) - along_v * np.sin(angle)) - along_u)
-
-
-def _box(u: Field, v: Field, half_u: float, half_v: float) -> Field:
-    return np.asarray(np.maximum(np.abs(u) - half_u, np.abs(v) - half_v))
-
-
-SHAPES: tuple[Callable[[Field, Field], Field], ...] = (
-    lambda u, v: np.hypot(u, v) - 0.95,  # disc
-    lambda u, v: _box(u, v, 0.82, 0.82),  # square
-    lambda u, v: _polygon(0.9 * u, 0.9 * (v - 0.25), 3, 0.5),  # triangle
-    lambda u, v: np.minimum(_box(u, v, 0.95, 0.36), _box(u, v, 0.36, 0.95)),  # cross
-    lambda u, v: _polygon(u, v, 5, 0.45),  # star
-    lambda u, v: np.abs(np.hypot(u, v) - 0.68) - 0.27,  # ring
-    lambda u, v: np.abs(u) + np.abs(v) - 0.95,  # diamond
-    lambda u, v: _box(u, v, 0.95, 0.42),  # bar
-)
-"""Signed distances, about: (u, v) in -1..1, negative inside. Class c has shape ``c % 8``."""
-
-PATTERNS: tuple[Callable[[Field, Field, float], Field], ...] = (
-    lambda u, v, f: np.sin(f * u),  # stripes
-    lambda u, v, f: np.sin(f * u) * np.sin(f * v) * 2,  # checks
-    lambda u, v, f: np.sin(f * np.hypot(u, v)),  # rings
-    lambda u, v, f: np.cos(f * u) + np.cos(f * v) - 0.6,  # spots
-)
-"""Patterns in about -1..1 with angular frequency f; class c has pattern ``(c + c // 8) % 4``."""
-
-
 def _colour(hue: float, saturation: float, value: float) -> Array:
     pixel = np.array([[[hue % 1 * 360, saturation, value]]], np.float32)
     return np.asarray(cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0] * 255, np.float32)
 
 
-def thing(rng: np.random.Generator, kind: int, kinds: int, side: int) -> Array:
-    """Draw one object of class ``kind``: its shape, pattern and hue belong to the class.
+def thing(rng: np.random.Generator, look: Look, side: int) -> Array:
+    """Draw one object: its shape, pattern and hue belong to its class.
 
     Hue, frequency, aspect, the pattern's angle, contrast and a fine mottling vary from object to
     object; the mottling also makes rotation visible in rotationally symmetric patterns.
 
     Args:
         rng: Source of every draw.
-        kind: Class, 0 .. kinds - 1.
-        kinds: Number of classes; their hues are spread evenly.
+        look: What the objects of its class have in common.
         side: Side of the square canvas in pixels; (u, v) = +-1 lies two pixels inside its rim.
 
     Returns:
@@ -169,14 +130,13 @@ def thing(rng: np.random.Generator, kind: int, kinds: int, side: int) -> Array:
     radius = side / 2 - 2
     axis = (np.arange(side, dtype=np.float32) - (side - 1) / 2) / np.float32(radius)
     u, v = np.meshgrid(axis, axis)
-    aspect = rng.uniform(0.72, 1.0)
-    distance = SHAPES[kind % len(SHAPES)](u, v / np.float32(aspect)) * radius * aspect
+    aspect = rng.uniform(look.aspect, 1.0)
+    distance = look.shape(u, v / np.float32(aspect)) * radius * aspect
     alpha = np.clip(0.5 - distance, 0, 1)[..., None]
     turn = rng.uniform(0, np.pi)
     along, across = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
-    pattern = PATTERNS[(kind + kind // len(SHAPES)) % len(PATTERNS)]
-    wave = np.clip(pattern(along, across, rng.uniform(6.0, 9.5)) * 1.5, -1, 1)[..., None]
-    hue = (kind + rng.uniform(-0.28, 0.28)) / kinds
+    wave = np.clip(look.pattern(along, across, rng.uniform(6.0, 9.5)) * 1.5, -1, 1)[..., None]
+    hue = look.hue + rng.uniform(-look.spread, look.spread)
     light = _colour(hue, rng.uniform(0.45, 0.8), rng.uniform(0.75, 1.0))
     dark = _colour(hue + rng.uniform(-0.04, 0.04), rng.uniform(0.6, 0.95), rng.uniform(0.3, 0.5))
     rgb = dark + (light - dark) * (wave * 0.5 + 0.5)

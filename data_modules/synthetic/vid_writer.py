@@ -1,7 +1,7 @@
 """Write the embedded video detection set in the layout and file formats of ImageNet VID."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,26 +11,21 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from data_modules.synthetic.scenes import GENERATOR_VERSION, Picture, Scene, SceneSettings
+from data_modules.synthetic.shapes import NAMED
 from data_modules.synthetic.write_once import write_once
 from flowfeat.video_writer import VideoWriter
 
-WRITER_VERSION = 1
+WRITER_VERSION = 2
 """Counts changes of the layout; part of the settings' hash."""
 
-SYNSETS = (
-    ("n02691156", "airplane"),
-    ("n02958343", "car"),
-    ("n02402425", "cattle"),
-    ("n02084071", "dog"),
-    ("n02503517", "elephant"),
-    ("n02374451", "horse"),
-    ("n04468005", "train"),
-    ("n02391049", "zebra"),
-)
-"""WordNet ids and names, both VID's own, that the scenes' classes go by."""
+CLASSES = tuple((name.replace(" ", "_"), name) for name in NAMED)
+"""Ids and names of the classes, in the order of ``map_vid.txt``."""
 
 _TRAIN, _VAL, _STILL = 0, 1, 2  # different seeds
 _LABELLED = 15  # labelled frames per snippet of VID_train_15frames.txt
+
+SCENE = SceneSettings(classes=len(CLASSES), named=True)
+"""What the snippets show."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +36,9 @@ class VidSettings:
         ValueError: A number is outside its range.
     """
 
-    scene: SceneSettings = field(default_factory=SceneSettings)
+    scene: SceneSettings = SCENE
     train_snippets: int = 96
-    val_snippets: int = 16
+    val_snippets: int = 20
     frames: int = 40  # per snippet
     stills: int = 96  # DET pictures
     storage: Literal["mp4", "jpeg"] = "mp4"  # one H.264 file per snippet, or a folder of JPEGs
@@ -62,10 +57,8 @@ class VidSettings:
             raise ValueError(f"stills, seed: expected >= 0, found {self.stills}, {self.seed}")
         if self.storage not in ("mp4", "jpeg"):
             raise ValueError(f"storage: expected mp4 or jpeg, found {self.storage}")
-        if self.scene.classes > len(SYNSETS):
-            raise ValueError(
-                f"scene.classes: expected 1..{len(SYNSETS)}, found {self.scene.classes}"
-            )
+        if not self.scene.named:
+            raise ValueError("scene.named=false: expected true, for the classes have names")
         if self.storage == "mp4" and any(side % 2 for side in self.scene.size):
             raise ValueError(f"scene.size: H.264 wants even sides, found {self.scene.size}")
 
@@ -74,7 +67,7 @@ def write_imagenet_vid(root: Path, settings: VidSettings) -> bool:
     """Write the set into ``root`` unless these settings made it already.
 
     Layout: ``Data/VID/{train/ILSVRC2015_VID_train_0000,val}/<snippet>.mp4`` (or a folder of
-    ``NNNNNN.JPEG``), ``Data/DET/train/ILSVRC2013_train/<wnid>/*.JPEG``, ``Annotations/`` with one
+    ``NNNNNN.JPEG``), ``Data/DET/train/ILSVRC2013_train/<class>/*.JPEG``, ``Annotations/`` with one
     XML per frame or still, ``ImageSets/`` with the lists that the papers' code uses, and
     ``map_vid.txt``. Boxes in the XMLs count pixels from 0 and include both ends.
 
@@ -111,8 +104,8 @@ def _write(root: Path, settings: VidSettings) -> None:
     _write_lines(root / "ImageSets/VID/VID_train_15frames.txt", train_lines)
     _write_lines(root / "ImageSets/VID/VID_val_videos.txt", val_lines)
     _write_lines(root / "ImageSets/DET/DET_train_30classes.txt", still_lines)
-    used = SYNSETS[: settings.scene.classes]
-    names = [f"{wnid} {n} {name}" for n, (wnid, name) in enumerate(used, start=1)]
+    used = CLASSES[: settings.scene.classes]
+    names = [f"{word} {n} {name}" for n, (word, name) in enumerate(used, start=1)]
     _write_lines(root / "map_vid.txt", names)
 
 
@@ -121,13 +114,18 @@ def _write_lines(path: Path, lines: Sequence[str]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
+def _scene(seed: tuple[int, int, int], settings: VidSettings) -> Scene:
+    """Return a scene; the classes take turns, so that a short list shows them all."""
+    return Scene(seed, settings.scene, first=seed[-1] % settings.scene.classes)
+
+
 def _write_snippet(
     root: Path, snippet: str, seed: tuple[int, int, int], settings: VidSettings
 ) -> None:
     folder = root / "Annotations/VID" / snippet
     folder.mkdir(parents=True)
     data = root / "Data/VID" / snippet
-    scene = Scene(seed, settings.scene)
+    scene = _scene(seed, settings)
 
     def pictures() -> Iterator[NDArray[np.uint8]]:
         for t in range(settings.frames):
@@ -159,13 +157,13 @@ def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
 
 def _write_still(root: Path, number: int, settings: VidSettings) -> str:
     """Write DET picture ``number``; return its name in the list."""
-    picture = Scene((settings.seed, _STILL, number), settings.scene).render(0)
-    wnid = SYNSETS[number % settings.scene.classes][0]
-    folder, name = f"train/ILSVRC2013_train/{wnid}", f"{wnid}_{number}"
+    picture = _scene((settings.seed, _STILL, number), settings).render(0)
+    word = CLASSES[number % settings.scene.classes][0]
+    folder, name = f"train/ILSVRC2013_train/{word}", f"{word}_{number}"
     for top in ("Data/DET", "Annotations/DET"):
         (root / top / folder).mkdir(parents=True, exist_ok=True)
     _write_jpeg(root / "Data/DET" / folder / f"{name}.JPEG", picture.image)
-    xml = _annotation(wnid, name, picture, settings, tracked=False)
+    xml = _annotation(word, name, picture, settings, tracked=False)
     (root / "Annotations/DET" / folder / f"{name}.xml").write_text(xml)
     return f"{folder}/{name}"
 
@@ -182,7 +180,7 @@ def _annotation(
         track = f"\t\t<trackid>{picture.tracks[n]}</trackid>\n" if tracked else ""
         # The last pixel belongs to the box: inclusive ends, counted from 0.
         objects += (
-            f"\t<object>\n{track}\t\t<name>{SYNSETS[picture.classes[n]][0]}</name>\n"
+            f"\t<object>\n{track}\t\t<name>{CLASSES[picture.classes[n]][0]}</name>\n"
             f"\t\t<bndbox>\n\t\t\t<xmax>{x1 - 1}</xmax>\n\t\t\t<xmin>{x0}</xmin>\n"
             f"\t\t\t<ymax>{y1 - 1}</ymax>\n\t\t\t<ymin>{y0}</ymin>\n\t\t</bndbox>\n"
             f"\t\t<occluded>{int(picture.visible[n] < 0.7)}</occluded>\n"
