@@ -1,10 +1,10 @@
 """Evaluate one checkpoint at several l, as a copy, on streams and on the paper's pairs."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytorch_lightning as pl
 
+from flowfeat.interfaces import TemporalModule
 from flowfeat.pairs import PairEvaluation, Scores, over_interval, spread
 from flowfeat.speed import key_frame_interval
 from flowfeat.tasks.task import Task
@@ -31,7 +31,8 @@ def evaluate(
         task: With its weights.
         data: Its test loader streams whole videos in order.
         intervals: Key-frame intervals beside the method's own; unused without key frames.
-        copy: Also with zero flow and unit scale, at the method's own interval.
+        copy: Also with the key frame's features copied (zero flow, unit scale), and with either of
+            the two alone (``no_flow``, ``no_scale``), at the method's own interval.
         pairs_every: The paper's l pairs for every n-th labelled frame; 0 leaves them out.
 
     Returns:
@@ -45,8 +46,9 @@ def evaluate(
     wanted = sorted({*intervals, own.interval})
     by_pairs = task.protocol == "pairs"
     report: dict[str, float] = {}
-    if copy:
-        report |= _suffixed(_copied(trainer, task, data, pairs_every), f"_copy_l{own.interval}")
+    for name, control in (task.temporal.controls() if copy else {}).items():
+        values = _controlled(trainer, task, control, data, pairs_every)
+        report |= _suffixed(values, f"_{name}_l{own.interval}")
     # The method's own l comes last: callbacks that save pictures keep those of the last test.
     for interval in sorted(wanted, key=lambda interval: (interval == own.interval, interval)):
         with key_frame_interval(task.temporal, interval):
@@ -92,30 +94,26 @@ def _by_distance(task: VideoTask, scores: Sequence[Scores]) -> dict[str, float]:
     return spread(scores, task.monitor, task.monitor_mode)
 
 
-def _copied(
-    trainer: pl.Trainer, task: VideoTask, data: pl.LightningDataModule, pairs_every: int
+def _controlled(
+    trainer: pl.Trainer,
+    task: VideoTask,
+    control: TemporalModule,
+    data: pl.LightningDataModule,
+    pairs_every: int,
 ) -> dict[str, float]:
-    """Score the method with zero flow, by the task's own protocol; its speed is of no interest."""
-    own = task.temporal.key_frames
-    with _copying(task) as possible:
-        if not possible or own is None:
-            return {}
-        if task.protocol == "pairs":
-            if not pairs_every:
-                return {}
-            scores = _pairs(trainer, task, data, own.interval, pairs_every)
-            return over_interval(scores, own.interval) | _by_distance(task, scores)
-        values = _test(trainer, task, data)
-    return {name: value for name, value in values.items() if task.is_score(name)}
+    """Score the method without a part of its propagation, by the task's own protocol.
 
-
-@contextmanager
-def _copying(task: VideoTask) -> Iterator[bool]:
-    """Copy features instead of propagating them inside the block, if the method has a flow."""
-    moving, copying = task.temporal, task.temporal.copying()
-    if copying is not None:
-        task.temporal = copying
+    The speed of what is left is of no interest.
+    """
+    method, key_frames = task.temporal, task.temporal.key_frames
+    task.temporal = control
     try:
-        yield copying is not None
+        if task.protocol == "streams":
+            values = _test(trainer, task, data)
+            return {name: value for name, value in values.items() if task.is_score(name)}
+        if not pairs_every or key_frames is None:
+            return {}
+        scores = _pairs(trainer, task, data, key_frames.interval, pairs_every)
+        return over_interval(scores, key_frames.interval) | _by_distance(task, scores)
     finally:
-        task.temporal = moving
+        task.temporal = method

@@ -4,7 +4,7 @@ Flow is ``(dx, dy)`` in pixels of its own grid, from the current frame to the ke
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -101,6 +101,9 @@ class FlowNetwork(nn.Module, ABC):
     is given on the finest one and ``scale`` holds the channels of all levels one after the other.
     """
 
+    has_scale: bool = False
+    """Whether ``forward`` gives a scale field."""
+
     coarse_channels: int = 0
     """Channels of ``Flow.coarse``, by which schedules learn; 0 where there is none."""
 
@@ -192,9 +195,12 @@ class TemporalModule(nn.Module, ABC):
         """Name the trainable parts ("features", "flow", ...) for learning rates and freezing."""
         return dict(self.named_children())
 
-    def copying(self) -> "TemporalModule | None":
-        """Return this method with zero flow and unit scale, sharing weights, if it has a flow."""
-        return None
+    def controls(self) -> Mapping[str, "TemporalModule"]:
+        """Return this method with parts of its propagation left out, sharing weights, by name.
+
+        ``copy`` has zero flow and unit scale, ``no_flow`` zero flow, ``no_scale`` unit scale.
+        """
+        return {}
 
     def motion(self, current: Tensor, key: Tensor) -> Tensor | None:
         """Return the displacement (B, 2, h, w) current -> key, for pictures, if any."""

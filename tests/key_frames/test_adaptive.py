@@ -217,10 +217,10 @@ def test_propagation_uses_the_flow_that_decided():
 def test_copies_keep_the_key_frames_of_the_method():
     module = FeatureFlow(Pixels(), Told(), magnitude())
     clip = pan([0, 8, 16, 24])[None]
-    assert keys(module.copying(), clip) == keys(module, clip) == [[0, 2]]
+    assert keys(module.controls()["copy"], clip) == keys(module, clip) == [[0, 2]]
     with torch.no_grad():
-        key, state = module.copying().step(clip[:, 0], torch.tensor([True]), None)
-        copied, _ = module.copying().step(clip[:, 1], torch.tensor([False]), state)
+        key, state = module.controls()["copy"].step(clip[:, 0], torch.tensor([True]), None)
+        copied, _ = module.controls()["copy"].step(clip[:, 1], torch.tensor([False]), state)
     assert torch.equal(copied.features[0], key.features[0])
 
 

@@ -26,6 +26,8 @@ class TwoLevels(FeatureNetwork):
 class FrameDependentFlow(FlowNetwork):
     """A flow and a scale that differ for every pair of frames."""
 
+    has_scale = True
+
     def __init__(self, channels: int = 10) -> None:
         super().__init__()
         self.move = nn.Conv2d(6, 2, 4, stride=4)

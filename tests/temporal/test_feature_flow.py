@@ -59,9 +59,64 @@ def test_copying_shares_the_feature_network(features, flow):
     dff = FeatureFlow(features, flow, Fixed(3))
     clip = video(0)[None]
     zero = FeatureFlow(features, ZeroFlow(features.channels, features.strides), Fixed(3))
-    for a, b in zip(run(dff.copying(), clip), run(zero, clip), strict=True):
+    for a, b in zip(run(dff.controls()["copy"], clip), run(zero, clip), strict=True):
         assert_same(a, b, exactly=True)
-    assert dff.copying().features is features
+    assert dff.controls()["copy"].features is features
+
+
+def test_controls_leave_out_what_they_say(features, flow):
+    """On frame 1 of l = 3: warped or not, scaled or not; the method itself does both."""
+    dff, clip = FeatureFlow(features, flow, Fixed(3)), video(0)[None]
+    with torch.no_grad():
+        key, (moved, scale, _) = features(clip[:, 0]), flow(clip[:, 1], clip[:, 0])
+    copied, scaled = key[0], key[0] * scale[:, :6]
+    expected = {
+        "copy": copied,
+        "no_flow": scaled,
+        "no_scale": warp(copied, moved),
+    }
+    controls = dff.controls()
+    assert controls.keys() == expected.keys()
+    for name, control in controls.items():
+        torch.testing.assert_close(run(control, clip)[1].features[0], expected[name])
+    torch.testing.assert_close(run(dff, clip)[1].features[0], warp(copied, moved, scale[:, :6]))
+
+
+def test_without_a_scale_field_the_only_control_is_the_copy(features):
+    zero = ZeroFlow(features.channels, features.strides)
+    assert FeatureFlow(features, zero, Fixed(3)).controls().keys() == {"copy"}
+
+
+def test_a_scaled_key_frame_has_its_own_features_times_its_scale(features, flow):
+    clip, l_3 = video(0)[None], Fixed(3)
+    scaled, plain = (FeatureFlow(features, flow, l_3, scale_keys=on) for on in (True, False))
+    ours, paper = run(scaled, clip), run(plain, clip)
+    with torch.no_grad():
+        own, scale = features(clip[:, 3]), flow(clip[:, 3], clip[:, 3]).scale
+        half = torch.nn.functional.interpolate(scale[:, 6:], size=(3, 4), mode="bilinear")
+    torch.testing.assert_close(ours[3].features[0], own[0] * scale[:, :6])
+    torch.testing.assert_close(ours[3].features[1], own[1] * half)
+    for t in (1, 2, 4, 5):  # what is kept for other frames is not scaled
+        assert_same(ours[t], paper[t], exactly=True)
+
+
+def test_a_scaled_key_frame_is_scaled_in_training_and_in_mixed_batches_too(features, flow):
+    module = FeatureFlow(features, flow, Fixed(3), scale_keys=True)
+    clips = torch.stack([video(0), video(1)])
+    starts = torch.zeros(2, LENGTH, dtype=torch.bool)
+    starts[:, 0], starts[1, 2] = True, True
+    together = run(module, clips, starts)
+    apart = run(module, clips[1:, 2:])
+    for step, alone in zip(together[2:], apart, strict=True):
+        for level, other in zip(step.features, alone.features, strict=True):
+            torch.testing.assert_close(level[1], other[0])
+    is_key = torch.zeros(2, LENGTH, dtype=torch.bool)
+    is_key[:, 0], is_key[1, 2] = True, True
+    targets = torch.tensor([[0, 1], [2, 3]])
+    trained = module(clips, is_key, targets)
+    expected = [(0, 0), (1, 0), (2, 1), (3, 1)]  # step, stream
+    for row, (t, b) in enumerate(expected):
+        torch.testing.assert_close(trained.features[0][row], together[t].features[0][b])
 
 
 def test_propagation_is_direct_from_the_key_frame(features, flow):

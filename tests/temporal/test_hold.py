@@ -195,9 +195,9 @@ def test_training_is_per_frame_training(features, head):
 def test_copying_a_moving_method_is_holding(features, head):
     clip = video(0)[None]
     held = stream(Hold(features, Fixed(3)), head, clip)
-    copied = stream(Move(features, Pan(), Fixed(3)).copying(), head, clip)
+    copied = stream(Move(features, Pan(), Fixed(3)).controls()["copy"], head, clip)
     assert all(torch.equal(a[0], b[0]) for a, b in zip(held, copied, strict=True))
-    assert Hold(features, Fixed(3)).copying() is None
+    assert not Hold(features, Fixed(3)).controls()
 
 
 def test_what_runs_is_what_is_counted(features, head, flow):

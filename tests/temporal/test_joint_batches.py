@@ -108,7 +108,7 @@ def learned() -> FeatureFlow:
 METHODS: dict[str, Callable[[], Any]] = {
     "per_frame": lambda: PerFrame(networks()[0]),
     "feature_flow": lambda: FeatureFlow(*networks(), Fixed(3)),
-    "copying": lambda: FeatureFlow(*networks(), Fixed(3)).copying(),
+    "copying": lambda: FeatureFlow(*networks(), Fixed(3)).controls()["copy"],
     "photometric": adaptive(Photometric, stride=4, threshold=1.1),
     "flow_magnitude": adaptive(FlowMagnitude, stride=4, threshold=8.0),
     "learned": learned,

@@ -94,9 +94,9 @@ def test_pairs_are_streams_that_begin_at_their_key_frame(features, flow) -> None
 
 def test_copying_compares_copies(features, flow) -> None:
     module = made(features, flow, 3)
-    copied = module.copying()
+    copied = module.controls()["copy"]
     assert copied.off_network is module.off_network
-    plain = stream(FeatureFlow(features, flow, Fixed(3)).copying(), clips())
+    plain = stream(FeatureFlow(features, flow, Fixed(3)).controls()["copy"], clips())
     (found,) = stream(copied, clips())[1:2]
     reduced = module.off_network.reduce(plain[0].features[-1:])  # the copy of frame 0 is frame 1's
     expected = plain[1].features[-1] + module.off_network.join(

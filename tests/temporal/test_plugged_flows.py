@@ -32,7 +32,7 @@ def test_shallow_feature_flow_follows_a_shift(features):
     with torch.no_grad():
         truth = features(pictures[1:])[0]  # the level whose stride is the shift
         moved = module(clip, keys, torch.tensor([[1]])).features[0]
-        copied = module.copying()(clip, keys, torch.tensor([[1]])).features[0]
+        copied = module.controls()["copy"](clip, keys, torch.tensor([[1]])).features[0]
     inside = (..., slice(2, -2), slice(3, -3))
     error = (moved - truth)[inside].abs().mean() / (copied - truth)[inside].abs().mean()
     assert error < 0.2

@@ -60,6 +60,7 @@ class CorrelationFlow(FlowNetwork):
         )
         self.coarse_channels = 64
         self.correct = nn.Conv2d(64, 2, 3, padding=1)
+        self.has_scale = with_scale
         self.scale = nn.Conv2d(64, sum(channels), 1) if with_scale else None
         self.sharpness = nn.Parameter(torch.tensor(10.0))
         steps = torch.arange(-radius, radius + 1, dtype=torch.float32)

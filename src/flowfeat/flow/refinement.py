@@ -105,6 +105,7 @@ class RefinedFlowNetwork(FlowNetwork):
         self.refinement = Refinement(encoder, decoder)
         self.coarse_channels = encoder[-1]
         self.predict = prediction(self.refinement.channels)
+        self.has_scale = with_scale
         self.scale: nn.Conv2d | None = None
         if with_scale:
             # The paper widens the last (3x3) convolution; here 1x1, as in the released code.

@@ -136,22 +136,33 @@ def warp_levels(features: Features, flow: Flow, strides: Sequence[int]) -> Featu
         strides: Of the levels.
     """
     finest = min(strides)
-    scales: tuple[Tensor | None, ...] = (None,) * len(features)
-    if flow.scale is not None:
-        scales = flow.scale.split([level.shape[1] for level in features], dim=1)
     return tuple(
-        _warp_level(level, flow.displacement, scale, finest / stride)
-        for level, scale, stride in zip(features, scales, strides, strict=True)
+        warp(level, _on_grid(flow.displacement, level, finest / stride), scale)
+        for level, scale, stride in zip(features, _scales(features, flow), strides, strict=True)
     )
 
 
-def _warp_level(
-    features: Tensor, displacement: Tensor, scale: Tensor | None, ratio: float
-) -> Tensor:
-    """Warp one level; flow and scale are resized where its grid is not the finest."""
-    size = (features.shape[-2], features.shape[-1])
-    if ratio != 1:
-        displacement = resize_flow(displacement, size, ratio)
-        if scale is not None:
-            scale = F.interpolate(scale, size=size, mode="bilinear", align_corners=False)
-    return warp(features, displacement, scale)
+def scale_levels(features: Features, flow: Flow) -> Features:
+    """Multiply every level by its part of the scale field, moving nothing."""
+    return tuple(
+        level if scale is None else level * scale.to(level.dtype)
+        for level, scale in zip(features, _scales(features, flow), strict=True)
+    )
+
+
+def _on_grid(displacement: Tensor, level: Tensor, ratio: float) -> Tensor:
+    size = (level.shape[-2], level.shape[-1])
+    return displacement if ratio == 1 else resize_flow(displacement, size, ratio)
+
+
+def _scales(features: Features, flow: Flow) -> tuple[Tensor | None, ...]:
+    """Return each level's scale field, resized where its grid is not the finest."""
+    if flow.scale is None:
+        return (None,) * len(features)
+    fields = flow.scale.split([level.shape[1] for level in features], dim=1)
+    return tuple(
+        field
+        if field.shape[-2:] == level.shape[-2:]
+        else F.interpolate(field, size=level.shape[-2:], mode="bilinear", align_corners=False)
+        for field, level in zip(fields, features, strict=True)
+    )

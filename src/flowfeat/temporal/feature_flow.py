@@ -1,5 +1,7 @@
 """Deep Feature Flow: N_feat on key frames, its features carried to the others by a learned flow."""
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ from flowfeat.interfaces import (
 )
 from flowfeat.metering import part
 from flowfeat.ops.pieces import in_pieces
-from flowfeat.ops.warp import in_rows, warp_levels
+from flowfeat.ops.warp import in_rows, scale_levels, warp_levels
 from flowfeat.temporal.key_memory import (
     KeyFrames,
     ages,
@@ -32,14 +34,29 @@ class FeatureFlow(TemporalModule):
     Each frame is propagated directly from its key frame, never from the frame before; a frame that
     is its own key frame is not warped. A schedule that asks for the flow is asked before, and the
     flow that it was given is the one that propagates.
+
+    Args:
+        features: N_feat.
+        flow: F and S.
+        key_frames: The schedule.
+        scale_keys: Multiply a key frame's own features by its scale field S(k, k) as well, at the
+            price of F on key frames. S sees the current frame, so it can do a part of N_feat's
+            work; with this the head finds that part done on every frame. The paper: false.
     """
 
     key_frames: KeyFrameScheduler
+    moves = True  # False: zero flow
+    scales = True  # False: unit scale
 
     def __init__(
-        self, features: FeatureNetwork, flow: FlowNetwork, key_frames: KeyFrameScheduler
+        self,
+        features: FeatureNetwork,
+        flow: FlowNetwork,
+        key_frames: KeyFrameScheduler,
+        scale_keys: bool = False,
     ) -> None:
         super().__init__()
+        self.scale_keys = scale_keys
         self.features = features
         self.flow = flow
         self.key_frames = key_frames
@@ -54,8 +71,7 @@ class FeatureFlow(TemporalModule):
         age = ages(state, starts)
         is_key, flow = self._decide(state, frames, age)
         state = renew(state, frames, is_key, age, self.key_frames, self._trunk)
-        propagated = self._propagate_rows(state, frames, ~is_key, flow)
-        return self._output(propagated, frames, is_key), state
+        return self._output(self._carry(state, frames, is_key, flow), frames, is_key), state
 
     def _decide(
         self, state: KeyFrames | None, frames: Tensor, age: Tensor
@@ -82,6 +98,24 @@ class FeatureFlow(TemporalModule):
         with part("N_feat"):
             return in_rows(in_pieces(self.features.trunk, frames))
 
+    def _carry(
+        self, state: KeyFrames, frames: Tensor, is_key: Tensor, flow: Flow | None = None
+    ) -> Features:
+        """Return features of all frames: key frames' own ones, and for the others propagated."""
+        features = self._propagate_rows(state, frames, ~is_key, flow)
+        if not (self.scale_keys and self.scales and self.flow.has_scale and is_key.any()):
+            return features
+        if is_key.all():
+            return self._scale(features, frames)
+        rows = is_key.nonzero().flatten().to(frames.device)
+        own = tuple(level[rows] for level in state.features)
+        return put_rows(features, rows, self._scale(own, frames[rows]))
+
+    def _scale(self, features: Features, frames: Tensor) -> Features:
+        flow = self._flow(frames, frames)
+        with part("W"):
+            return scale_levels(features, flow)
+
     def _propagate_rows(
         self, state: KeyFrames, frames: Tensor, moved: Tensor, flow: Flow | None
     ) -> Features:
@@ -106,9 +140,15 @@ class FeatureFlow(TemporalModule):
     def _propagate(
         self, features: Features, current: Tensor, key: Tensor, flow: Flow | None = None
     ) -> Features:
-        flow = flow or self._flow(current, key)
+        if not self.moves and not (self.scales and self.flow.has_scale):
+            return features  # without a need for the flow
+        displacement, scale, *_ = flow or self._flow(current, key)
         with part("W"):
-            return warp_levels(features, flow, self.features.trunk_strides)
+            used = Flow(
+                displacement if self.moves else torch.zeros_like(displacement),
+                scale if self.scales else None,
+            )
+            return warp_levels(features, used, self.features.trunk_strides)
 
     def _output(self, trunk: Features, frames: Tensor, is_key: Tensor) -> Output:
         with part("tail"):
@@ -125,7 +165,7 @@ class FeatureFlow(TemporalModule):
 
     def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:
         current, is_key, state = run_pairs(clip, keys, targets, self._trunk)
-        propagated = self._propagate_rows(state, current, ~is_key, None)
+        propagated = self._carry(state, current, is_key)
         if self.training and is_key.all():
             # No pair needed the flow network; ranks that average gradients still expect its own.
             unused = sum(p.sum() for p in self.flow.parameters() if p.requires_grad)
@@ -133,7 +173,8 @@ class FeatureFlow(TemporalModule):
         return self._output(propagated, current, is_key)
 
     def motion(self, current: Tensor, key: Tensor) -> Tensor:
-        return self.flow(current, key).displacement
+        displacement = self.flow(current, key).displacement
+        return displacement if self.moves else torch.zeros_like(displacement)
 
     def expected_agreement(self, current: Tensor, key: Tensor) -> Tensor:
         coarse = self.flow(current, key).coarse
@@ -142,20 +183,20 @@ class FeatureFlow(TemporalModule):
             return super().expected_agreement(current, key)
         return network(coarse)
 
-    def copying(self) -> "Copying":
-        return Copying(self.features, self.flow, self.key_frames).train(self.training)
+    def controls(self) -> dict[str, TemporalModule]:
+        if not self.flow.has_scale:
+            return {"copy": self._with(moves=False, scales=False)}
+        return {
+            "copy": self._with(moves=False, scales=False),
+            "no_flow": self._with(moves=False, scales=True),
+            "no_scale": self._with(moves=True, scales=False),
+        }
 
-
-class Copying(FeatureFlow):
-    """The same method with zero flow and unit scale; the flow serves an adaptive schedule alone."""
-
-    def _propagate(
-        self, features: Features, current: Tensor, key: Tensor, flow: Flow | None = None
-    ) -> Features:
-        return features
-
-    def motion(self, current: Tensor, key: Tensor) -> Tensor:
-        return torch.zeros_like(super().motion(current, key))
+    def _with(self, moves: bool, scales: bool) -> "FeatureFlow":
+        """Return the same method, weights and schedule included, without a part of its work."""
+        control = copy.copy(self)
+        control.moves, control.scales = moves, scales
+        return control
 
 
 def _some(flow: Flow, rows: Tensor) -> Flow:

@@ -2,7 +2,13 @@
 
 from torch import Tensor
 
-from flowfeat.interfaces import FeatureNetwork, FlowNetwork, KeyFrameScheduler, Motion
+from flowfeat.interfaces import (
+    FeatureNetwork,
+    FlowNetwork,
+    KeyFrameScheduler,
+    Motion,
+    TemporalModule,
+)
 from flowfeat.metering import part
 from flowfeat.temporal.hold import Hold
 
@@ -32,5 +38,5 @@ class Move(Hold):
     def motion(self, current: Tensor, key: Tensor) -> Tensor:
         return self.flow(current, key).displacement
 
-    def copying(self) -> Hold:
-        return Hold(self.features, self.key_frames).train(self.training)
+    def controls(self) -> dict[str, TemporalModule]:
+        return {"copy": Hold(self.features, self.key_frames).train(self.training)}

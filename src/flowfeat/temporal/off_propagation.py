@@ -12,7 +12,7 @@ from flowfeat.interfaces import (
     Output,
 )
 from flowfeat.metering import part
-from flowfeat.temporal.feature_flow import Copying, FeatureFlow
+from flowfeat.temporal.feature_flow import FeatureFlow
 from flowfeat.temporal.flow_guided import choose
 from flowfeat.temporal.key_memory import KeyFrames, latest_keys
 from flowfeat.temporal.off_fusion import check_split
@@ -105,13 +105,3 @@ class OffPropagation(FeatureFlow):
             merged = self.off_network(both.features[-1][here], [pair])
         others = tuple(level[here] for level in both.features[:-1])
         return Output((*others, merged), both.frames[here], both.valid[here], both.is_key[rows])
-
-    def copying(self) -> "CopyingOff":
-        copied = CopyingOff(
-            self.features, self.flow, self.key_frames, motion=lambda *_: self.off_network
-        )
-        return copied.train(self.training)
-
-
-class CopyingOff(OffPropagation, Copying):
-    """The same method with zero flow and unit scale; the flow serves an adaptive schedule alone."""
