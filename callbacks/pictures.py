@@ -153,6 +153,6 @@ def preview_panel(preview: Preview) -> Picture:
         pictures.append(flow_picture(preview.displacement, (height, width), wheel=True))
         captions.append("flow, current to key")
     pictures += [preview.predicted, preview.truth]
-    captions += ["predicted", "truth"]
+    captions += [preview.predicted_caption, "truth"]
     columns = 2 if len(pictures) == 4 else 3
     return panel(pictures, captions, preview.caption, columns)

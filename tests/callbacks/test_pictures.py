@@ -204,3 +204,13 @@ def test_preview_without_another_frame_has_three_pictures_in_a_row() -> None:
     assert (drawn == DRAWN).all(axis=2).sum() == 2 * (24 * 8) * (32 * 8)
     columns = (drawn == DRAWN).all(axis=2).any(axis=0).sum()
     assert columns == 2 * (32 * 8)
+
+
+def test_which_predictions_are_drawn_stands_above_them() -> None:
+    with torch.no_grad():
+        preview = Task().preview({"snippets": ["a"], "indices": torch.zeros(1, 1)})
+    plain = preview_panel(preview)
+    said = preview_panel(preview._replace(predicted_caption="predicted, scores from 0.3"))
+    rows, columns = np.nonzero((plain != said).any(axis=2))
+    assert len(rows)
+    assert (said == DRAWN).all(axis=2)[rows.max() + 10 :, columns.min()].any()  # right below

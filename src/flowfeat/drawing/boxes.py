@@ -29,6 +29,9 @@ from flowfeat.interfaces import Detections
 
 KEY: Colour = (255, 196, 0)
 
+SHOWN_FROM = 0.3
+"""Least score of detections in pictures, unless another is asked for."""
+
 
 def class_colour(label: int) -> Colour:
     """Return a bright colour per class, always the same; neighbours lie far apart on the wheel."""
@@ -67,7 +70,7 @@ def draw_detections(
     picture: Picture,
     detections: Detections,
     classes: Sequence[str],
-    threshold: float = 0.3,
+    threshold: float = SHOWN_FROM,
     truth: Tensor | None = None,
     key: bool | None = None,
     zoom: int = 1,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flowfeat.batches import DetectionBatch
 from flowfeat.drawing import draw_detections, draw_truth, picture_of
+from flowfeat.drawing.boxes import SHOWN_FROM
 from flowfeat.heads.rfcn import DetectionLabels
 from flowfeat.interfaces import Detections
 from flowfeat.metrics.box_jitter import BoxJitter
@@ -145,6 +146,7 @@ class DetectionTask(VideoTask):
             truth=draw_truth(picture, boxes, labels, self.classes, zoom=zoom),
             caption=f"{batch['snippets'][0]}: frame {int(batch['indices'][0, target])} "
             f"from {int(batch['indices'][0, 0])}",
+            predicted_caption=f"predicted, scores from {SHOWN_FROM}",
         )
 
     def to_original(self, predictions: Detections, scale: Tensor) -> Detections:

@@ -16,6 +16,7 @@ class Preview(NamedTuple):
     predicted: NDArray[np.uint8]  # (H', W', 3) RGB: the current frame with the predictions drawn
     truth: NDArray[np.uint8]  # (H', W', 3) RGB: the current frame with the truth drawn
     caption: str  # snippet and frame numbers
+    predicted_caption: str = "predicted"  # and which predictions are drawn, if not all
 
 
 @runtime_checkable
