@@ -27,7 +27,7 @@ DIRECTIONS = ("flow_x", "flow_y")
 MANIFEST = "flow_cache.json"
 """File in the root of every cache: the settings that all its flow was computed with."""
 
-_VERSION = 1  # counts changes of what a video gives
+_VERSION = 2  # counts changes of what a video gives
 _CHUNK = 32  # frames in memory while a video's flow is computed
 
 
@@ -188,8 +188,9 @@ class FlowCache:
             for frame in video.read(range(start, min(start + _CHUNK, len(video)))):
                 grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
                 if last is not None:
-                    start_flow = np.zeros((*grey.shape, 2), np.float32)
-                    yield np.asarray(search.calc(last, grey, start_flow), np.float32)
+                    # Without a field to start from: one of zeros changes the result.
+                    flow = search.calc(last, grey, None)  # type: ignore[call-overload]
+                    yield np.asarray(flow, np.float32)
                 last = grey
 
 

@@ -36,6 +36,10 @@ class FullFlow(FlowNetwork):
     def displacement(self, current: Tensor, key: Tensor) -> Tensor:
         """Return (B, 2, H, W), current -> key in pixels, for frames (B, 3, H, W) of any size."""
 
+    def at_half_size(self, current: Tensor, key: Tensor) -> Tensor:
+        """Return (B, 2, ceil(H / 2), ceil(W / 2)), in pixels of that grid."""
+        return self.displacement(*(F.avg_pool2d(f, 2, ceil_mode=True) for f in (current, key)))
+
     def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         """Return the one displacement, pooled to strides 64 .. 4, in pixels of the frames."""
         full = self.displacement(current, key)
@@ -45,11 +49,8 @@ class FullFlow(FlowNetwork):
         """Return the mean displacement of every cell, in cells, without a scale field."""
         height, width = current.shape[-2:]
         size = (-(-height // self.stride), -(-width // self.stride))
-        stride = 1  # of the displacement's grid
-        if self.halve:
-            current, key = (F.avg_pool2d(f, 2, ceil_mode=True) for f in (current, key))
-            stride = 2
-        full = self.displacement(current, key)
+        stride = 2 if self.halve else 1  # of the displacement's grid
+        full = (self.at_half_size if self.halve else self.displacement)(current, key)
         if self.stride % stride == 0:
             full = _pool(full, self.stride // stride)
         return Flow(resize_flow(full, size, stride / self.stride), None)
