@@ -68,6 +68,8 @@ class DecordSource:
         self.reason = reason
         self.fps = fps or index.fps
         self.size = index.size
+        self.times = index.times if fps is None else np.arange(index.length) / fps
+        self.holes = index.frames.holes
         self._open = PerProcess(functools.partial(_open_reader, str(index.path)))
         self._other: PyavSource | None = None
 

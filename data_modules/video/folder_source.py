@@ -42,6 +42,7 @@ class FolderSource:
             raise ValueError(f"{path}: a folder without pictures ({', '.join(sorted(PICTURES))})")
         self.path = path
         self.stream: int | None = None
+        self.holes = np.empty(0, np.int64)  # a broken picture is refused when it is read
         self.reason = f"a folder of {len(self._names)} pictures"
         self.fps = fps or DEFAULT_FPS
         height, width = read_picture(path / self._names[0]).shape[:2]
@@ -49,6 +50,10 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        return np.arange(len(self)) / self.fps
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         order = plan(indices, len(self), self.path)

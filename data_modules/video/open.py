@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from data_modules.video.decord_source import DecordSource, decord_distrust, decord_missing
 from data_modules.video.folder_source import FolderSource
 from data_modules.video.probe import probe
@@ -19,12 +22,18 @@ class Source(VideoSource, Protocol):
     reader: str  # "decord", "pyav" or "folder"
     stream: int | None  # index of the chosen stream in its container; None for folders
     reason: str  # one line: why this reader
+    holes: NDArray[np.int64]  # frames known not to decode, ascending; a neighbour is shown instead
+
+    @property
+    def times(self) -> NDArray[np.float64]:
+        """Seconds (N,) at which the frames are shown, ascending from 0; may be uneven."""
 
 
 def open_video(path: str | Path, reader: str = "auto", fps: float | None = None) -> Source:
     """Open a video for frame-exact random access.
 
-    Frame i is the i-th picture that decoding from the beginning shows. The stream is always the
+    Frame i is the i-th entry of the sorted presentation times, whether it decodes or not: damage
+    moves no later frame. The stream is always the
     container's default video stream, else its first one, never the largest. ``auto`` takes decord
     where the file's packets show that it is exact, PyAV elsewhere, and the folder reader for
     folders.

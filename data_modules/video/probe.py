@@ -9,7 +9,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.video.packets import PacketTable, read_packets
+from data_modules.video.numbering import Numbering, number_by_decoding, number_by_time
+from data_modules.video.packets import EMPTY_MPEG4_PICTURE, PacketTable, read_packets
 from data_modules.video.stamped import (
     first_video_stream,
     open_container,
@@ -19,13 +20,13 @@ from data_modules.video.stamped import (
 )
 
 DEFAULT_FPS = 25.0
+_NAMED = 8  # holes that a warning lists
 _ONE_FRAME_PER_PACKET = frozenset(
     (
         *("h264", "hevc", "mpeg4", "vp9", "av1", "libdav1d", "mjpeg", "prores", "dnxhd", "ffv1"),
         *("rawvideo", "huffyuv", "ffvhuff", "png", "gif"),
     )
 )
-_EMPTY_MPEG4_PICTURE = 20  # bytes: MPEG-4 packets below hold "nothing coded", at most
 _PICTURES = ("image2", "tty")  # demuxers that take a single picture, or any text, for a video
 
 _log = logging.getLogger(__name__)
@@ -44,17 +45,22 @@ class VideoIndex:
     fps: float
     size: tuple[int, int]  # height, width, after rotation
     rotation: int  # degrees counter-clockwise by which decoded pictures have to be turned
-    length: int  # frames that decode
     packets: PacketTable
-    rank: NDArray[np.int64] | None  # (P,) frame of each packet, -1 for none; None: cannot seek
+    frames: Numbering  # which packet holds which frame, and the frames that none holds
+    times: NDArray[np.float64]  # (N,) seconds at which the frames are shown, ascending from 0
     counted: str  # why the frames had to be decoded to be counted; "" where they had not
+
+    @property
+    def length(self) -> int:
+        """The number of frames, those included that do not decode."""
+        return self.frames.length
 
     def start(self, frame: int) -> int:
         """Return the last packet from which decoding is known to reach ``frame`` exactly.
 
         That is a key frame stored and shown no later than the frame; 0 where seeking is unsafe.
         """
-        if self.rank is None:
+        if not self.frames.seeks:
             return 0
         number, shown = self.starts
         packet = int(self.order[frame])
@@ -65,27 +71,29 @@ class VideoIndex:
 
     @functools.cached_property
     def order(self) -> NDArray[np.int64]:
-        """(N,) packet of each frame."""
-        if self.rank is None:
-            return np.arange(self.length)
-        shown = np.flatnonzero(self.rank >= 0)
-        return shown[np.argsort(self.rank[shown])]
+        """(N,) packet of each frame; one behind all others for a frame that lost its packet."""
+        order = np.full(self.length, len(self.packets), dtype=np.int64)
+        if self.frames.rank is not None:
+            shown = np.flatnonzero(self.frames.rank >= 0)
+            order[self.frames.rank[shown]] = shown
+        return order
 
     @functools.cached_property
     def starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Packets of the shown key frames, and the frames they are; both ascending."""
-        if self.rank is None:
+        """Packets of the shown key frames that decode, and their frames; both ascending."""
+        if self.frames.rank is None:
             return np.zeros(1, np.int64), np.zeros(1, np.int64)
-        number = np.flatnonzero(self.packets.keys & (self.rank >= 0))
-        shown = self.rank[number]
-        ascending = shown == np.maximum.accumulate(shown)
-        return number[ascending], shown[ascending]
+        shown = (self.frames.rank >= 0) & ~np.isin(self.frames.rank, self.frames.holes)
+        number = np.flatnonzero(self.packets.keys & shown)
+        frames = self.frames.rank[number]
+        ascending = frames == np.maximum.accumulate(frames)
+        return number[ascending], frames[ascending]
 
 
 def probe(path: Path) -> VideoIndex:
     """Index a video file; the answer is remembered while the file stays the same.
 
-    One warning names a damaged file, the frames that it announces and those that it holds.
+    One warning names a damaged file, the frames that it announces, those that it holds, and holes.
 
     Raises:
         FileNotFoundError: No such file.
@@ -122,12 +130,9 @@ def _index(
     if first is None:
         raise ValueError(f"{path}: a video of zero frames ({len(table)} packets, none decodes)")
     counted = _why_count(table, container.format.name, stream, first)
-    rank, length = _count(path, stream.index, table) if counted else _by_time(table)
-    if table.damage:
-        _log.warning(
-            "%s: damaged (%s): %d frames are announced, %d can be decoded",
-            *(path, table.damage, stream.frames or len(table), length),
-        )
+    frames = _by_decoding(path, stream, table, first) if counted else number_by_time(table)
+    if table.damage or len(frames.holes):
+        _log.warning("%s: %s", path, _damage(table, frames, stream.frames))
     turned = first.rotation % 180 != 0
     rate = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
     return VideoIndex(
@@ -140,11 +145,31 @@ def _index(
         fps=float(rate),
         size=(first.width, first.height) if turned else (first.height, first.width),
         rotation=first.rotation,
-        length=length,
         packets=table,
-        rank=rank,
+        frames=frames,
+        times=_seconds(frames, stream, float(rate)),
         counted=counted,
     )
+
+
+def _damage(table: PacketTable, frames: Numbering, announced: int) -> str:
+    """Say what is wrong with a file, and which frames cannot be shown."""
+    held = frames.length - len(frames.holes)
+    words = (
+        f"damaged ({table.damage or 'pictures do not decode'}): "
+        f"{announced or frames.length} frames are announced, {held} can be decoded"
+    )
+    if not len(frames.holes):
+        return words
+    some = ", ".join(map(str, frames.holes[:_NAMED]))
+    more = ", ..." if len(frames.holes) > _NAMED else ""
+    return f"{words}; {len(frames.holes)} of {frames.length} frames are holes ({some}{more})"
+
+
+def _seconds(frames: Numbering, stream: av.VideoStream, fps: float) -> NDArray[np.float64]:
+    if frames.times is None or stream.time_base is None or not frames.length:
+        return np.arange(frames.length) / fps
+    return (frames.times - frames.times[0]) * float(stream.time_base)
 
 
 def _why_count(
@@ -156,7 +181,7 @@ def _why_count(
         return "damaged"
     if codec not in _ONE_FRAME_PER_PACKET:
         return f"{codec} packets may hold no frame or several"
-    if codec == "mpeg4" and table.smallest <= _EMPTY_MPEG4_PICTURE:
+    if codec == "mpeg4" and table.sizes.min(initial=1 << 62) <= EMPTY_MPEG4_PICTURE:
         return "packed B-frames or empty pictures"
     if container == "avi" and stream.codec_context.has_b_frames:
         return "AVI keeps no presentation times for B-frames"
@@ -169,25 +194,18 @@ def _why_count(
     return ""
 
 
-def _by_time(table: PacketTable) -> tuple[NDArray[np.int64], int]:
-    """Rank packets by presentation time: (P,) frame numbers and their count."""
-    shown = np.flatnonzero(~table.hidden)
-    rank = np.full(len(table), -1, dtype=np.int64)
-    rank[shown[np.argsort(table.pts[shown])]] = np.arange(len(shown))
-    return rank, len(shown)
-
-
-def _count(path: Path, index: int, table: PacketTable) -> tuple[NDArray[np.int64] | None, int]:
-    """Decode everything once; ranks only where presentation times agree with what was shown."""
+def _by_decoding(
+    path: Path, stream: av.VideoStream, table: PacketTable, first: av.VideoFrame
+) -> Numbering:
+    """Decode everything once, and number the frames by what was shown."""
     with open_container(path) as container:
-        stream = video_stream(container, index)
-        frames = stamped_frames(whole_packets(container, stream), stream, 0)
+        same = video_stream(container, stream.index)
+        frames = stamped_frames(whole_packets(container, same), same, 0)
         order = np.array([-1 if f.pts is None else f.pts for f in frames], dtype=np.int64)
-    if not table.timed or (order < 0).any() or len(np.unique(order)) < len(order):
-        return None, len(order)
-    times = table.pts[order]
-    if (times[1:] <= times[:-1]).any():
-        return None, len(order)
-    rank = np.full(len(table), -1, dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    return rank, len(order)
+    codec = stream.codec_context.name
+    expected = ~table.hidden
+    if codec not in _ONE_FRAME_PER_PACKET or first.interlaced_frame:
+        expected[:] = False  # packets without a picture of their own are no holes
+    elif codec == "mpeg4":
+        expected &= table.sizes > EMPTY_MPEG4_PICTURE
+    return number_by_decoding(table, order, expected, container.format.name == "avi")

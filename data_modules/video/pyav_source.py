@@ -5,7 +5,6 @@ from __future__ import annotations  # av.Packet takes its type argument in its s
 import functools
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import av
 import numpy as np
@@ -26,17 +25,14 @@ from data_modules.video.stamped import (
 
 _log = logging.getLogger(__name__)
 
-# A pool of converting threads would be inherited, dead, by forked workers. Before PyAV 17 there is
-# neither the pool nor the argument.
-_ONE_THREAD: dict[str, Any] = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 _NEARBY = 4  # packets that are decoded and thrown away rather than sought over
 
 
 class PyavSource:
     """A video file read by PyAV, by the contract of ``VideoSource``.
 
-    Keeps its place: consecutive reads go on decoding where the last one stopped. A frame whose
-    damage only decoding reveals is replaced by the frame before it, with one warning per file.
+    Keeps its place: consecutive reads go on decoding where the last one stopped. A frame that does
+    not decode is replaced by the last one before it that does, with one warning per file.
     """
 
     reader = "pyav"
@@ -47,6 +43,8 @@ class PyavSource:
         self.reason = reason
         self.fps = fps or index.fps
         self.size = index.size
+        self.times = index.times if fps is None else np.arange(index.length) / fps
+        self.holes = index.frames.holes
         self._cursor = PerProcess(functools.partial(_Cursor, index))
 
     def __len__(self) -> int:
@@ -66,6 +64,7 @@ class _Cursor:
 
     def __init__(self, index: VideoIndex) -> None:
         self._index = index
+        self._holes = set(index.frames.holes.tolist())
         self._warned = False
         self._frames: Iterator[av.VideoFrame]
         self._origin = 0  # packet at which decoding began
@@ -85,13 +84,22 @@ class _Cursor:
         """Return frame number ``wanted`` as (H, W, 3) RGB, upright, in the first frame's size."""
         upright = self._index.rotation % 180 == 0
         height, width = self._index.size if upright else self._index.size[::-1]
-        frame = self._convert.reformat(self.frame(wanted), width, height, "rgb24", **_ONE_THREAD)
+        # A pool of converting threads would be inherited, dead, by forked workers.
+        frame = self._convert.reformat(self.frame(wanted), width, height, "rgb24", threads=1)
         picture = np.asarray(frame.to_ndarray(), dtype=np.uint8)
         turns = round(self._index.rotation / 90) % 4
         return np.rot90(picture, turns) if turns else picture
 
     def frame(self, wanted: int) -> av.VideoFrame:
-        """Return frame number ``wanted``, decoding as little as is safe."""
+        """Return frame number ``wanted``, or what stands in for it where it does not decode."""
+        found = None if wanted in self._holes else self._find(wanted)
+        if found is None:
+            self._holes.add(wanted)
+            found = self._stand_in(wanted)
+        return found
+
+    def _find(self, wanted: int) -> av.VideoFrame | None:
+        """Decode as little as is safe to reach a frame; None where it does not decode."""
         start = self._index.start(wanted)
         if wanted < self._at or start > self._progress.packet + _NEARBY:
             self._seek(start)
@@ -99,7 +107,21 @@ class _Cursor:
         if found is None and self._origin > 0:  # e.g. a "key frame" that only starts a refresh
             self._restart()
             found = self._forward(wanted)
-        return found or self._hold(wanted)
+        return found
+
+    def _stand_in(self, hole: int) -> av.VideoFrame:
+        """Return the last frame before a hole that decodes, or else the first one after it."""
+        if not self._warned:
+            _log.warning("%s: frame %d cannot be decoded, its neighbour is shown instead",
+                         self._index.path, hole)  # fmt: skip
+            self._warned = True
+        for other in (*range(hole - 1, -1, -1), *range(hole + 1, self._index.length)):
+            if other not in self._holes:
+                found = self._find(other)
+                if found is not None:
+                    return found
+                self._holes.add(other)
+        raise ValueError(f"{self._index.path}: frame {hole} cannot be decoded, nor can any other")
 
     def _forward(self, wanted: int) -> av.VideoFrame | None:
         """Decode up to ``wanted``; None when the decoder has gone past it."""
@@ -117,20 +139,9 @@ class _Cursor:
 
     def _place(self, frame: av.VideoFrame) -> int:
         """Return the number of a decoded frame."""
-        if self._index.rank is None:
+        if self._index.frames.rank is None:
             return self._at + 1
-        return int(self._index.rank[frame.pts])
-
-    def _hold(self, wanted: int) -> av.VideoFrame:
-        """Stand the nearest frame in for one that does not decode."""
-        if not self._warned:
-            _log.warning("%s: frame %d cannot be decoded, its neighbour is shown instead",
-                         self._index.path, wanted)  # fmt: skip
-            self._warned = True
-        nearest = self._current or self._next
-        if nearest is None:
-            raise ValueError(f"{self._index.path}: frame {wanted} cannot be decoded")
-        return nearest
+        return int(self._index.frames.rank[frame.pts])
 
     def _open(self) -> tuple[av.container.InputContainer, av.VideoStream]:
         container = open_container(self._index.path)
@@ -166,8 +177,9 @@ class _Cursor:
 
     def _begin(self, packets: Iterator[av.Packet[av.VideoStream]], number: int) -> None:
         self._origin, self._at, self._progress = number, -1, Progress(number - 1)
-        if number and self._index.rank is not None:  # what is shown before a key frame is not whole
-            self._at = int(self._index.rank[number]) - 1
+        rank = self._index.frames.rank
+        if number and rank is not None:  # what is shown before a key frame is not whole
+            self._at = int(rank[number]) - 1
         self._current = self._next = None
         self._frames = stamped_frames(packets, self._stream, number, self._progress)
 
