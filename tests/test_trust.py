@@ -3,7 +3,13 @@
 import pytest
 from omegaconf import OmegaConf
 
-from flowfeat.trust import build, check
+from flowfeat.cli import CONFIGS, _configs
+from flowfeat.trust import allowed, build, check, targets
+
+OURS = ("flowfeat", "data_modules", "callbacks")
+HOLD = "flowfeat.temporal.hold.Hold"
+SYSTEM = {"_target_": "os.system", "command": "true"}
+ARGS = {"_args_": [1, [{"_target_": "os.system", "_partial_": True}]]}
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,23 @@ from flowfeat.trust import build, check
         {"_target_": "data_modules.__loader__.get_data", "path": "/etc/passwd"},
         {"_target_": ["torch.optim.SGD"]},
         {"_target_": "torch.optim.optimizer.torch.load"},
+        {"_target_": "timm.models.load_state_dict", "checkpoint_path": "x", "weights_only": False},
+        {"_target_": "timm.models.load_checkpoint", "model": None, "checkpoint_path": "x"},
+        {"_target_": "timm.models.create_model", "model_name": "resnet18"},
+        {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "/"},
+        {"_target_": "torch.optim.lr_scheduler.LambdaLR"},
+        {"_target_": "hydra.utils.get_method", "path": "os.system"},
+        {"_target_": "hydra.utils.instantiate"},
+        {"_target_": "builtins.exec", "_args_": ["raise SystemExit"]},
+        {"_target_": "flowfeat.checkpoint.write_checkpoint", "path": "x"},
+        {"_target_": "flowfeat.checkpoint.torch.load", "f": "x"},
+        {"_target_": "flowfeat.cli.fail", "error": None},
+        {"_target_": "flowfeat.train.train"},
+        {"_target_": "flowfeat.tasks.detection.DetectionTask.load_from_checkpoint"},
+        {"_target_": "data_modules.degrade.main"},
+        {"_target_": "data_modules.flow_files.write_flo", "path": "x"},
+        {"_target_": "callbacks.checkpoints.os.replace"},
+        {"_target_": "callbacks.wandb_sweep.WandbSweep"},
     ],
 )
 @pytest.mark.parametrize("where", ["top", "nested", "in a list"])
@@ -38,24 +61,57 @@ def test_the_refusal_names_key_and_target_in_one_line(target):
     assert "\n" not in message
 
 
-def test_a_name_that_only_looks_like_ours_is_refused_by_its_home():
-    with pytest.raises(PermissionError, match="defined in hydra"):
-        check(OmegaConf.create({"_target_": "flowfeat.trust.instantiate"}))
+SHIPPED = {
+    target
+    for path in CONFIGS.rglob("*.yaml")
+    for _, target in targets(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+}
 
 
-def test_our_own_code_and_torchs_optimisers_are_allowed():
-    check(
-        OmegaConf.create(
-            {
-                "a": {"_target_": "flowfeat.key_frames.schedules.Fixed", "interval": 2},
-                "b": [{"_target_": "torch.optim.SGD", "_partial_": True}],
-                "c": {"_target_": "torch.optim.lr_scheduler.MultiStepLR", "_partial_": True},
-                "d": {"_target_": "pytorch_lightning.Trainer", "_partial_": True},
-                "e": {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"},
-                "f": {"_target_": "timm.create_model", "_partial_": True},
-            }
-        )
-    )
+def test_the_list_is_what_the_shipped_configs_name():
+    assert allowed() == SHIPPED | {"timm.create_model"}
+    foreign = {name for name in allowed() if name.partition(".")[0] not in OURS}
+    assert foreign == {
+        "timm.create_model",
+        "torch.optim.SGD",
+        "torch.optim.Adam",
+        "pytorch_lightning.Trainer",
+        "pytorch_lightning.callbacks.LearningRateMonitor",
+        "pytorch_lightning.callbacks.RichProgressBar",
+    }
+
+
+@pytest.mark.parametrize("target", sorted(SHIPPED))
+def test_all_that_the_shipped_configs_name_is_allowed_and_there(target):
+    check(OmegaConf.create({"a": [{"_target_": target, "_partial_": True}]}))
+
+
+def test_a_wheel_carries_the_configs_that_make_the_list(tmp_path):
+    package = tmp_path / "lib" / "site-packages" / "flowfeat"
+    package.mkdir(parents=True)
+    assert _configs(package) == tmp_path / "lib" / "configs"
+    (package / "configs").mkdir()
+    assert _configs(package) == package / "configs"
+
+
+@pytest.mark.parametrize("node", [SYSTEM, {"x": {"_target_": HOLD, "_partial_": True, **ARGS}}])
+def test_a_target_among_arguments_is_seen_before_the_outer_one_is_built(node):
+    config = OmegaConf.create({"_target_": HOLD, "_partial_": True, "parts": node, **ARGS})
+    with pytest.raises(PermissionError, match=r"os\.system is not on the list"):
+        check(config, key="temporal")
+
+
+def test_a_name_typed_in_full_is_trusted_and_its_neighbours_are_not():
+    check(OmegaConf.create({"_target_": "torch.optim.AdamW"}), trust=["torch.optim.AdamW"])
+    with pytest.raises(PermissionError, match="not on the list"):
+        check(OmegaConf.create({"_target_": "torch.optim.Adagrad"}), trust=["torch.optim.AdamW"])
+
+
+def test_a_trusted_package_does_not_lend_its_imports(tmp_path, monkeypatch):
+    (tmp_path / "lender.py").write_text("import os\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PermissionError, match="defined in posix"):
+        check(OmegaConf.create({"_target_": "lender.os.system"}), trust=["lender"])
 
 
 def test_a_users_own_package_is_allowed_when_named(tmp_path, monkeypatch):
@@ -68,5 +124,5 @@ def test_a_users_own_package_is_allowed_when_named(tmp_path, monkeypatch):
 
 
 def test_a_name_that_does_not_exist_is_one_line():
-    with pytest.raises(ValueError, match=r"flow\._target_: .*flowfeat\.flow\.nothing"):
-        check(OmegaConf.create({"flow": {"_target_": "flowfeat.flow.nothing"}}))
+    with pytest.raises(ValueError, match=r"flow\._target_: json\.nothing cannot be imported"):
+        check(OmegaConf.create({"flow": {"_target_": "json.nothing"}}), trust=["json"])

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,16 +13,28 @@ from pytorch_lightning.callbacks import Callback
 
 from flowfeat import trust
 from flowfeat.build import build_task
+from flowfeat.features.timm_hub import Architecture
+from flowfeat.stored_config import without_reach, without_weights
 from flowfeat.tasks.task import Task
 
 KEY = "flowfeat"
 
 
 class Provenance(Callback):
-    """Writes the composed config and the class names into every checkpoint."""
+    """Writes the composed config and the class names into every checkpoint.
 
-    def __init__(self, config: DictConfig, classes: tuple[str, ...]) -> None:
+    Args:
+        config: As composed.
+        classes: Of the data.
+        architecture: Of a feature network whose name asks a model hub; loading shall not.
+    """
+
+    def __init__(
+        self, config: DictConfig, classes: tuple[str, ...], architecture: Architecture | None = None
+    ) -> None:
         self.record = {"config": OmegaConf.to_yaml(config), "classes": list(classes)}
+        if architecture is not None:
+            self.record["architecture"] = architecture.stored()
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -32,33 +45,42 @@ class Provenance(Callback):
 def write_checkpoint(path: Path, task: Task, config: DictConfig) -> None:
     """Write a task that was put together, not trained; the file appears when it is whole."""
     partial = path.with_suffix(".ckpt.tmp")
-    record = Provenance(config, tuple(task.classes)).record
+    record = Provenance(config, tuple(task.classes), architecture_of(task)).record
     torch.save({"state_dict": task.state_dict(), KEY: record}, partial)
     os.replace(partial, path)
 
 
+def architecture_of(task: Task) -> Architecture | None:
+    """Return what a hub's name of a task's feature network stands for; None for timm's own."""
+    return getattr(task.parts().get("features"), "architecture", None)
+
+
 class Checkpoint(NamedTuple):
-    """What a checkpoint file holds, its config already checked against the allow-list."""
+    """What a checkpoint file holds."""
 
     path: Path
-    config: DictConfig
+    config: DictConfig  # to build from: its code is on the list, and it reaches for no other file
+    trained: DictConfig  # as it was composed, to compare with
     classes: tuple[str, ...]
     weights: dict[str, torch.Tensor]
 
 
-def read_checkpoint(path: str | Path, allow: tuple[str, ...] = ()) -> Checkpoint:
+def read_checkpoint(
+    path: str | Path, allow: tuple[str, ...] = (), typed: Sequence[str] = ()
+) -> Checkpoint:
     """Read a checkpoint of ours with ``weights_only=True`` and check the code that it names.
 
     Args:
         path: A ``.ckpt`` file.
         allow: Packages that its config may name beside ours.
+        typed: Keys of its config that the command line sets anew.
 
     Raises:
         FileNotFoundError: No such file.
         ValueError: A file that is not a checkpoint of flowfeat.
-        PermissionError: A config that names code outside the allow-list.
+        PermissionError: A config that names code outside the allow-list, or asks a model hub.
     """
-    return checkpoint_of(read_content(path), path, allow)
+    return checkpoint_of(read_content(path), path, allow, typed)
 
 
 def read_content(path: str | Path) -> Any:
@@ -85,17 +107,27 @@ def _reason(error: Exception) -> str:
     return "it is cut short or damaged" if damaged else "it is no file of torch"
 
 
-def checkpoint_of(content: Any, path: str | Path, allow: tuple[str, ...] = ()) -> Checkpoint:
+def checkpoint_of(
+    content: Any, path: str | Path, allow: tuple[str, ...] = (), typed: Sequence[str] = ()
+) -> Checkpoint:
     """Take a file's content for one of our checkpoints; see ``read_checkpoint``."""
     path = Path(path)
-    if not isinstance(content, dict) or KEY not in content or "state_dict" not in content:
+    known = isinstance(content, dict) and isinstance(content.get(KEY), dict)
+    if not known or "state_dict" not in content:
         raise ValueError(f"{path}: not a checkpoint of flowfeat, its key {KEY!r} is missing")
-    config = OmegaConf.create(content[KEY]["config"])
-    if not isinstance(config, DictConfig):
+    record = content[KEY]
+    trained = OmegaConf.create(record["config"])
+    if not isinstance(trained, DictConfig):
         raise ValueError(f"{path}: its config is not a mapping")
+    config = trained.copy()
+    for name, value in record.get("architecture", {}).items():
+        absent = OmegaConf.select(config, f"features.{name}") is None
+        if name == "model" or absent:  # what was typed beats the hub's word
+            OmegaConf.update(config, f"features.{name}", value, force_add=True)
     trust.check(config, allow)
+    config = without_reach(config, typed)
     config.trust = list(allow)
-    return Checkpoint(path, config, tuple(content[KEY]["classes"]), content["state_dict"])
+    return Checkpoint(path, config, trained, tuple(record["classes"]), content["state_dict"])
 
 
 def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Task:
@@ -108,7 +140,7 @@ def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Ta
     Raises:
         ValueError: Weights that do not fit the config; names the first parameters that differ.
     """
-    config = _without_other_weights(checkpoint.config if config is None else config)
+    config = checkpoint.config if config is None else without_weights(config)
     task = build_task(config, checkpoint.classes)
     ours = {name: tuple(value.shape) for name, value in task.state_dict().items()}
     theirs = {name: tuple(value.shape) for name, value in checkpoint.weights.items()}
@@ -121,17 +153,3 @@ def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Ta
         )
     task.load_state_dict(checkpoint.weights)
     return task.eval()
-
-
-def _without_other_weights(config: DictConfig) -> DictConfig:
-    """Return the config without the weights that training began with: nothing is fetched again."""
-    config = config.copy()
-    for key, value in (
-        ("features.pretrained", False),
-        ("features.checkpoint_path", None),
-        ("flow.pretrained", None),
-        ("flow.weights", None),
-    ):
-        if OmegaConf.select(config, key):
-            OmegaConf.update(config, key, value)
-    return config

@@ -24,7 +24,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flowfeat.settings import word
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+def _configs(package: Path) -> Path:
+    """Return where the configs lie: in an installed package, else beside a checkout's `src`."""
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+CONFIGS = _configs(Path(__file__).resolve().parent)
 USER_ERRORS = (
     ValueError,
     OSError,

@@ -44,7 +44,7 @@ def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
     """
     config = stored.config
     pl.seed_everything(cli.checked_seed(config), workers=True, verbose=False)
-    expected = read_expected(as_trained(config, stored.checkpoint.config))
+    expected = read_expected(as_trained(config, stored.checkpoint.trained))
     asked = evaluation_arguments(config)
     data = build_data(config)
     task = restore_task(stored.checkpoint, config)

@@ -77,8 +77,9 @@ def open_stored(command: Command) -> Stored:
         FileNotFoundError, ValueError, PermissionError: See ``read_checkpoint``.
     """
     path = Path(command.arguments["ckpt"]).expanduser()
-    checkpoint = read_checkpoint(path, command.trust)
     changes = [_parsed(word) for word in command.overrides]
+    typed = [change.key_or_group for change in changes]
+    checkpoint = read_checkpoint(path, command.trust, typed)
     kept = [change for change in changes if not _agrees(change, checkpoint)]
     config = _with_newer_keys(checkpoint.config)
     config.run_root = cli.compose_config([]).run_root  # where to write is this machine's matter

@@ -68,7 +68,9 @@ def check_resumed(config: DictConfig) -> None:
         FileNotFoundError, PermissionError: See ``read_checkpoint``.
     """
     content = read_content(config.resume)
-    stored = checkpoint_of(content, config.resume, tuple(config.trust)).config
+    # Its config is compared, not built, so it may name what a hub describes.
+    checkpoint = checkpoint_of(content, config.resume, tuple(config.trust), typed=("features",))
+    stored = checkpoint.trained
     differing = differences(stored, config)
     if not differing and "optimizer_states" not in content:
         raise ValueError(

@@ -75,7 +75,7 @@ def start_parts(task: Task, config: DictConfig) -> None:
     for part, path in files.items():
         if part == "flow" and _load_public(parts[part], contents[path], path):
             continue
-        stored = checkpoint_of(contents[path], path, trust)
+        stored = checkpoint_of(contents[path], path, trust, typed=("features",))  # not built
         if part.endswith("head") and stored.classes != tuple(task.classes):
             raise ValueError(
                 f"start_from.{part}: {path} knows the classes {_few(stored.classes)}, "

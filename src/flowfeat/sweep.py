@@ -240,7 +240,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _stop)  # ends the runs too
     try:
         command = overrides.take_apart(USAGE, ("task", "method"), OPTIONAL)
-        sweep(command, Runner(), build(OmegaConf.create(SERVER)))
+        sweep(command, Runner(), build(OmegaConf.create(SERVER), trust=[SERVER["_target_"]]))
     except cli.USER_ERRORS as error:
         cli.fail(error)
     except KeyboardInterrupt:

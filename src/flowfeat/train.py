@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from flowfeat import cli
 from flowfeat.build import build_data, build_task
-from flowfeat.checkpoint import Provenance, write_checkpoint
+from flowfeat.checkpoint import Provenance, architecture_of, write_checkpoint
 from flowfeat.evaluation import evaluate
 from flowfeat.expected import Expected, read_expected, verdict
 from flowfeat.first_stage import first_stage_figures, with_first_stage
@@ -59,7 +59,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     data.setup("fit")
     callbacks: list[Callback] = [
         *build_callbacks(config, folder).values(),
-        Provenance(config, data.classes),
+        Provenance(config, data.classes, architecture_of(task)),
     ]
     trainer = build_trainer(config, folder, callbacks, loggers=build_loggers(config, folder))
     if trainer.world_size > 1:  # here, where there is one process yet, which says it once

@@ -1,6 +1,6 @@
 """N_feat from any timm backbone: chosen levels at a chosen stride, then the 3x3 reduction."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import timm
@@ -10,6 +10,7 @@ from flowfeat.features.batch_norm import Norm, batch_norms, convert_norm
 from flowfeat.features.first_layer import RGB, input_statistics
 from flowfeat.features.reduction import Reduction, automatic_width
 from flowfeat.features.split import find_split, measure_trunk
+from flowfeat.features.timm_hub import look_up, reaches_out
 from flowfeat.features.timm_plan import (
     Plan,
     fit,
@@ -36,7 +37,8 @@ class TimmFeatures(FeatureNetwork):
     cropped.
 
     Args:
-        model: Name of a timm model.
+        model: Name of a timm model, or of one that a hub or a folder describes (`hf-hub:...`,
+            `local-dir:...`); ``architecture`` then says which one that is.
         levels: Levels to publish, in this order; negative ones count from the coarsest.
         stride: The coarsest stride allowed.
         reduce_to: Channels after the 3x3 reduction of every level, ``auto`` for
@@ -52,6 +54,8 @@ class TimmFeatures(FeatureNetwork):
         dilate_first_block: Also dilate the first block of a dilated stage (ResNets only).
         split: Layers of N_task, or the block that it begins with; see :func:`find_split`. Where
             the backbone asks for padded frames, a tail repeats the border of what it is given.
+        pretrained_cfg: What timm would know of the model by its name (its input, and where weights
+            are), for one that it does not know.
         in_channels: Channels of the input: 3 for RGB; others start from the RGB weights as
             :func:`widen_first_layer` says.
         mean: What is taken from the input, one number or one per channel; null for the backbone's
@@ -83,6 +87,7 @@ class TimmFeatures(FeatureNetwork):
         frozen_stages: int = 0,
         dilate_first_block: bool = False,
         split: int | str = 1,
+        pretrained_cfg: Mapping[str, Any] | None = None,
         in_channels: int = RGB,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -94,13 +99,18 @@ class TimmFeatures(FeatureNetwork):
                 f"features.in_channels={arguments.get('in_chans', in_channels)}: expected 1 or "
                 "more, by this name"
             )
+        if pretrained_cfg is not None:
+            arguments["pretrained_cfg"] = dict(pretrained_cfg)  # timm knows no other mapping
+        self.architecture = look_up(model) if reaches_out(model) else None
+        if self.architecture is not None:
+            model, found, cfg = self.architecture
+            arguments = {**found, "pretrained_cfg": cfg, **arguments}
         plan = plan_backbone(model, tuple(int(level) for level in levels), int(stride), arguments)
         weights = (pretrained, checkpoint_path)
         backbone = build_backbone(model, plan.arguments, *weights, in_channels=in_channels)
         if dilate_first_block:
             _dilate_first_blocks(backbone)
-        config = timm.get_pretrained_cfg(model)
-        usual = (config.mean, config.std) if config else ((0.5,) * 3, (0.5,) * 3)
+        usual = _usual_input(model, arguments.get("pretrained_cfg"))
         centre, deviation = input_statistics(in_channels, (mean, std), usual)
         self.register_buffer("mean", centre, persistent=False)
         self.register_buffer("std", deviation, persistent=False)
@@ -215,6 +225,16 @@ class TimmFeatures(FeatureNetwork):
             return tuple(levels)
         pairs = zip(self.reductions, levels, strict=True)
         return tuple(reduction(level) for reduction, level in pairs)
+
+
+def _usual_input(
+    model: str, given: Mapping[str, Any] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the mean and the deviation that a model's weights want."""
+    known = timm.get_pretrained_cfg(model)
+    mean, std = (known.mean, known.std) if known else ((0.5,) * 3, (0.5,) * 3)
+    given = given or {}
+    return given.get("mean", mean), given.get("std", std)
 
 
 def _widths(plan: Plan, reduce_to: int | str) -> tuple[int, ...]:

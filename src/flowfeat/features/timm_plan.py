@@ -45,8 +45,7 @@ def plan_backbone(
     Raises:
         ValueError: An unknown model; no such level; a backbone bound to one input size.
     """
-    known = ":" in model or timm.is_model(model)
-    if not known:
+    if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=3) or ["see timm.list_models"]
         raise ValueError(f"features.model={model!r}: timm has no such model ({', '.join(near)})")
     if not levels or stride < 1:

@@ -44,7 +44,7 @@ def build_backbone(
         path = Path(checkpoint_path)
         weights = _read_weights(path)
         _compare_names(model, arguments, path, set(weights))
-        overlay = {"state_dict": weights, "custom_load": False}
+        overlay = {"state_dict": weights, "custom_load": False, "source": ""}  # "": no hub's
         try:
             return timm.create_model(
                 model, pretrained=True, pretrained_cfg_overlay=overlay, **arguments
