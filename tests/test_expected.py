@@ -92,22 +92,22 @@ def test_every_figure_is_that_of_the_words_that_it_names(leaf, number):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("experiment", "group", "leaf"),
     [
-        ["experiment=vid_dff_paper"],
-        ["experiment=vid_dff_paper", "method=per_frame", "flow=none", "clip=single"],
-        ["experiment=vid_off_paper"],
-        ["experiment=vid_off_paper", "method=off", "temporal=off_fusion"],
-        ["experiment=vid_off_paper", "method=per_frame", "temporal=per_frame"],
-        ["experiment=cityscapes_dff_paper"],
-        ["experiment=cityscapes_dff_paper", "method=per_frame", "flow=none", "clip=single"],
+        ("vid_off_paper", "temporal", "off_fusion_ms"),
+        ("vid_off_paper method=off", "temporal", "off_fusion"),
+        ("vid_dff_paper method=off", "temporal", "off_fusion"),
+        ("cityscapes_dff_paper method=off_ms", "temporal", "off_fusion_ms"),
+        ("ucf101_off_paper", "temporal", "off_recognition"),
+        ("ucf101_off_paper", "clip", "consistent_interval"),
+        ("vid_dff_paper", "flow", "flownet"),
     ],
-    ids=" ".join,
 )
-def test_what_experiments_say_of_other_rows_can_be_built(words):
-    config = cli.compose_config([*words, "features.pretrained=false", "features.model=test_resnet"])
-    build_data(config)
-    build_task(config, ("a", "b"))
+def test_methods_take_the_experiments_sizes(experiment, group, leaf):
+    config = composed(*f"experiment={experiment}".split())
+    wanted = composed(f"{group}={leaf}")[group]
+    ours, theirs = (OmegaConf.to_container(node, resolve=True) for node in (config[group], wanted))
+    assert ours == theirs
 
 
 def test_the_tables_that_are_reproduced_have_the_same_figures():
@@ -177,8 +177,9 @@ def test_where_a_value_lies(value, where):
     [
         (["method=off", "temporal=off_fusion"], "0.752 (Table 6, SS)"),
         (["temporal.stages=null", "method=off"], "0.752 (Table 6, SS)"),
-        (["method=off"], "0.758 (Table 6, MS)"),  # its temporal module still has two scales
-        (["method=per_frame", "temporal=per_frame"], "0.731 (Table 6, without OFF)"),
+        (["method=off"], "0.752 (Table 6, SS)"),
+        (["method=off", "temporal.stages=2"], "0.758 (Table 6, MS)"),
+        (["method=per_frame"], "0.731 (Table 6, without OFF)"),
     ],
 )
 def test_the_figure_is_that_of_the_settings(words, said):

@@ -70,11 +70,13 @@ def _unknown_choice(error: MissingConfigException, overrides: Sequence[str]) -> 
     name = missing if isinstance(missing, str) else missing[0] if missing else "config"
     group, _, choice = name.rpartition("/")
     given = dict(word.split("=", 1) for word in overrides if "=" in word)
-    task, method = given.get("task"), given.get("method")
-    if task and method and group not in given and choice.endswith(f"_{task}"):
-        # The method's preset asks for a leaf of the task's own, and the task has none.
+    method = given.get("method")
+    tasks = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]
+    task = next((t for t in tasks if choice.endswith(f"_{t}")), None)
+    if task and method and group not in given:
+        # The method's preset asks for a leaf of the task's own, and the task has none. An
+        # experiment may have chosen the task.
         stem = choice.removesuffix(task)
-        tasks = [file.stem for file in sorted((CONFIGS / "task").glob("*.yaml"))]
         served = ", ".join(t for t in tasks if stem + t in (error.options or []))
         return (
             f"method={method} does not fit task={task}: there is no {group}={choice}, "
