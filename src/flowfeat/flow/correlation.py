@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowfeat.flow.refinement import LEAK, convolution
+from flowfeat.flow.refinement import LEAK, convolution, in_full
 from flowfeat.interfaces import Flow, FlowNetwork
 from flowfeat.ops.warp import resize_flow
 
@@ -103,12 +103,14 @@ class CorrelationFlow(FlowNetwork):
         """Return the displacement in cells (B, 2, h, w) and the decoded features (B, 64, h, w)."""
         both = self.encoder(torch.cat((current, key)) - 0.5)
         ours, theirs = both.chunk(2)
-        costs = correlate(F.normalize(ours, dim=1), F.normalize(theirs, dim=1), self.radius)
+        with torch.autocast(both.device.type, enabled=False):  # 8 bits are too few to compare
+            unit = (F.normalize(half.to(self.sharpness), dim=1) for half in (ours, theirs))
+            costs = correlate(*unit, self.radius)
         likely = (costs * self.sharpness).softmax(1)
         # A product, not a matrix product, which autocast would take in bfloat16: 1/32 cell at 8.
         expected = (likely.float()[:, None] * self.cells[:, :, None, None]).sum(2)
         decoded = self.decoder(torch.cat((costs, ours, expected), dim=1))
-        return expected + self.correct(decoded), decoded
+        return expected + in_full(self.correct, decoded), decoded
 
 
 def correlate(current: Tensor, key: Tensor, radius: int) -> Tensor:

@@ -51,10 +51,11 @@ class Refinement(nn.Module):
         steps = zip(reversed(maps[:-1]), self.predicts, self.enlarges, self.deconvs, strict=True)
         for skip, predict, enlarge, deconv in steps:
             height, width = skip.shape[-2:]
-            flow = predict(refined)
+            flow = in_full(predict, refined)
             flows.append(flow)
             grown = F.leaky_relu(deconv(refined), LEAK)[..., :height, :width]
-            refined = torch.cat((skip, grown, enlarge(flow)[..., :height, :width]), dim=1)
+            enlarged = in_full(enlarge, flow)[..., :height, :width]
+            refined = torch.cat((skip, grown, enlarged), dim=1)
         return refined, flows
 
 
@@ -120,7 +121,7 @@ class RefinedFlowNetwork(FlowNetwork):
     def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:
         """Predict displacements at strides 64 .. 4, in pixels of the frames given."""
         refined, flows, _ = self._refine(current, key)
-        return tuple(flow * FLOW_UNIT for flow in (*flows, self.predict(refined)))
+        return tuple(flow * FLOW_UNIT for flow in (*flows, in_full(self.predict, refined)))
 
     def forward(self, current: Tensor, key: Tensor) -> Flow:
         """Predict flow and scale on the feature grid."""
@@ -131,7 +132,7 @@ class RefinedFlowNetwork(FlowNetwork):
             factor = self.stride // stride
             refined = F.avg_pool2d(refined, factor, ceil_mode=True)
             stride = self.stride
-        displacement = self.predict(refined) * (FLOW_UNIT * 2 / stride)
+        displacement = in_full(self.predict, refined) * (FLOW_UNIT * 2 / stride)
         scale = None
         if self.scale is not None:
             # Channels last: on the CPU a 1x1 convolution is then one matrix product, and W, which
@@ -188,6 +189,16 @@ def convolution(
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2)
     norm = [] if groups is None else [nn.GroupNorm(groups, outputs)]
     return nn.Sequential(conv, *norm, nn.LeakyReLU(LEAK))
+
+
+def in_full(layer: nn.Conv2d | nn.ConvTranspose2d, maps: Tensor) -> Tensor:
+    """Run a layer in the precision of its weights, where autocast would take half of it.
+
+    For flow: the 8 bits of bfloat16 tell displacements of 32 cells and more no nearer than 1/4.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        full: Tensor = layer(maps.to(layer.weight.dtype))
+    return full
 
 
 def prediction(inputs: int) -> nn.Conv2d:

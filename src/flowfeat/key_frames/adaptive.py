@@ -79,7 +79,7 @@ class Adaptive(ABC):
         free = ~due & (age >= self.shortest)
         if keys is None or flow is None or not free.any():
             return due
-        change = self.change(frames, keys, flow).cpu()
+        change = self.change(frames, keys, flow).cpu().float()  # half precision under autocast
         if self.times_age:
             change = change * age
         return due | (free & (change > self.threshold))

@@ -34,7 +34,7 @@ class Agreement(AgreementNetwork):
     def forward(self, coarse: Tensor) -> Tensor:
         """Average the votes."""
         votes: Tensor = self.votes(coarse.detach())
-        return votes.mean((1, 2, 3))
+        return votes.float().mean((1, 2, 3))  # autocast's bfloat16 has steps of 1/256 near 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -127,6 +127,7 @@ class FlowGuidedAggregation(Windowed[Slot]):
 
         The weights are a softmax over the window of the cosines between embeddings (-1 .. 1), so
         their exponentials are summed up as they come, in units of a frame's agreement with itself.
+        Sums are float32 under autocast, too; the average comes in the type of ``own``.
         """
         count = len(self.embeddings)
         with part("W"):
@@ -136,7 +137,7 @@ class FlowGuidedAggregation(Windowed[Slot]):
         for some in neighbours:
             alone = alone.index_fill(0, some.rows, False)
         counts = alone | (self.own_in_training or not self.training)
-        start = counts[:, None, None, None].to(own[0].dtype)
+        start = counts[:, None, None, None].to(torch.promote_types(own[0].dtype, torch.float32))
         totals = [start.expand(-1, 1, *level.shape[-2:]) for level in own]
         sums = [start * level for level in own]
         for rows, key, features in _some_at_once(neighbours):
@@ -145,7 +146,8 @@ class FlowGuidedAggregation(Windowed[Slot]):
             with part("W"):
                 carried, found = self._carry(features, flow)
                 for index, (level, embedding) in enumerate(zip(carried, found, strict=True)):
-                    agreement = F.cosine_similarity(embedding, wanted[index][rows], dim=1)
+                    here = wanted[index][rows].to(start.dtype)
+                    agreement = F.cosine_similarity(embedding.to(start.dtype), here, dim=1)
                     weight = (agreement[:, None] - 1).exp()
                     sums[index] = sums[index].index_add(0, rows, weight * level)
                     totals[index] = totals[index].index_add(0, rows, weight)
@@ -153,7 +155,8 @@ class FlowGuidedAggregation(Windowed[Slot]):
             # Ranks that average gradients expect one of every part, even an unused one.
             idle = [*self.flow.parameters(), *self.embeddings.parameters()]
             sums = [level + 0.0 * sum(p.sum() for p in idle if p.requires_grad) for level in sums]
-        return tuple(level / total for level, total in zip(sums, totals, strict=True))
+        averages = zip(own, sums, totals, strict=True)
+        return tuple((level / total).to(mine.dtype) for mine, level, total in averages)
 
     def _carry(self, features: Features, flow: Flow) -> tuple[Features, Features]:
         """Carry prepared features to their current frames; return them and their embeddings."""
