@@ -27,7 +27,7 @@ TO_BFLOAT16 = (
     "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul "
     "__matmul__ __rmatmul__ mm mv bmm addmm addmv addr addbmm baddbmm einsum chain_matmul "
     "multi_dot vecdot prelu scaled_dot_product_attention"
-).split(" ")  # noqa: SIM905  # a name a line would fill two pages
+)
 """Functions to which autocast gives bfloat16 on a GPU."""
 
 TO_FLOAT32 = (
@@ -38,7 +38,7 @@ TO_FLOAT32 = (
     "mse_loss l1_loss smooth_l1_loss huber_loss kl_div binary_cross_entropy_with_logits "
     "cosine_embedding_loss hinge_embedding_loss margin_ranking_loss soft_margin_loss "
     "triplet_margin_loss"
-).split(" ")  # noqa: SIM905  # a name a line would fill two pages
+)
 """Functions to which it gives float32, whatever comes in; ``interpolate`` is its upsampling."""
 
 
@@ -51,7 +51,7 @@ class CudaAutocast(TorchFunctionMode):
             return func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         for names, kind in ((TO_BFLOAT16, torch.bfloat16), (TO_FLOAT32, torch.float32)):
-            if name in names:
+            if name in names.split():
                 args, kwargs = _cast((args, kwargs), kind)
         with torch.autocast("cpu", enabled=False):
             return func(*args, **kwargs)

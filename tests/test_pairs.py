@@ -161,3 +161,18 @@ def test_averages_skip_distances_without_a_score():
     assert spread(scores, "mIoU") == expected
     assert spread(scores, "mIoU", "min")["mIoU_worst"] == 1.0
     assert spread(scores, "PSNR") == {}
+
+
+def test_frames_of_another_size_make_no_pairs(trainer):
+    """The last chunk of the second video, of two frames, is taller than what came before it."""
+
+    class Resized(Chunks):
+        def test_dataloader(self):
+            chunks = list(super().test_dataloader())
+            chunks[-1]["frames"] = chunks[-1]["frames"].repeat_interleave(2, dim=3)
+            chunks[-1]["sizes"] = torch.tensor([[16, 12]])
+            return torch.utils.data.DataLoader(chunks, batch_size=None)
+
+    pairs = PairEvaluation(segmentation(copying(2)), 5)
+    trainer.test(pairs, datamodule=Resized(), verbose=False)
+    assert [int(count.compute()) for count in pairs.pairs] == [2, 2, 1, 1, 1]

@@ -171,7 +171,7 @@ class TemporalModule(nn.Module, ABC):
         """
 
     def flush(self, state: Any) -> tuple[Output, ...]:
-        """Return the delayed rest at the end of the streams."""
+        """Return the delayed rest: at the end of the streams, or before frames of another size."""
         return ()
 
     @abstractmethod

@@ -58,6 +58,8 @@ class PairEvaluation(pl.LightningModule):
     def test_step(self, batch: Any, batch_index: int) -> None:
         video: VideoBatch = batch
         past = None if bool(video["starts"].all()) else self._past
+        if past is not None and past.shape[-2:] != video["frames"].shape[-2:]:
+            past = None  # frames of another size make no pairs
         clip = video["frames"] if past is None else torch.cat((past, video["frames"]), dim=1)
         before = clip.shape[1] - video["frames"].shape[1]
         for t in range(video["frames"].shape[1]):

@@ -28,7 +28,8 @@ class Stream(Generic[Tag]):
     Where a method carries results, the head runs on key frames only.
 
     A method with a delay answers for earlier steps: the tag that was pushed with a step comes back
-    with its result.
+    with its result. Where the frames' size changes inside a video, the method begins anew, as with
+    another video: what was due is answered before.
     """
 
     def __init__(self, temporal: TemporalModule, head: TaskHead) -> None:
@@ -36,6 +37,7 @@ class Stream(Generic[Tag]):
         self.head = head
         self._state: Any | None = None
         self._held = Held()
+        self._shape: torch.Size | None = None  # of the latest frames
         self._waiting: deque[tuple[Tag, Tensor]] = deque()
 
     @torch.no_grad()
@@ -49,8 +51,9 @@ class Stream(Generic[Tag]):
             tag: Comes back with this step's result.
         """
         results = []
-        if self._waiting and bool(starts.all()):
+        if self._waiting and (bool(starts.all()) or frames.shape != self._shape):
             results = self.finish()
+        self._shape = frames.shape
         self._waiting.append((tag, sizes))
         output, self._state = self.temporal.step(frames, starts, self._state)
         if output is not None:

@@ -57,7 +57,12 @@ class Windowed(TemporalModule, Generic[S]):
     ) -> tuple[Output | None, Steps[S]]:
         slots = () if state is None else state.slots
         if slots and slots[-1].frames.shape != frames.shape:
-            slots = ()  # another resolution: nothing that was remembered fits
+            if self.after:
+                raise ValueError(
+                    f"frames {tuple(frames.shape)} after {tuple(slots[-1].frames.shape)}: results "
+                    "are still due, expected a flush before frames of another size"
+                )
+            slots = ()  # nothing that was remembered fits
         # A stream that starts keeps its past, of another video, for the frames that are still due.
         videos = slots[-1].videos + starts if slots else torch.zeros(len(frames), dtype=torch.int64)
         slots = (*slots, self._remember(frames, videos))
