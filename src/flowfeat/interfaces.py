@@ -179,13 +179,17 @@ class TemporalModule(nn.Module, ABC):
         """Say which steps of a training clip are key frames: indices (B, T) -> (B, T) bool."""
 
     @abstractmethod
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         """Run a clip (B, T, 3, H, W) with forced key frames; return the target steps only.
 
         Args:
             clip: (B, T, 3, H, W).
             is_key: (B, T) bool; step 0 must be a key frame where the method has key frames.
             targets: (B, S) steps.
+            indices: (B, T) frame numbers in the videos; steps in a row with one number show the
+                same picture, which is no pair and no neighbour, as in the stream. None: all differ.
 
         Returns:
             Output with a leading axis of B * S, entry ``b * S + s`` for target s of clip b.
@@ -225,7 +229,9 @@ class TemporalModule(nn.Module, ABC):
 
     if TYPE_CHECKING:
 
-        def __call__(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output: ...
+        def __call__(
+            self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+        ) -> Output: ...
 
 
 class TaskHead(nn.Module, ABC):

@@ -60,7 +60,7 @@ class Differences(TemporalModule):
     def training_keys(self, indices):
         return torch.ones(indices.shape, dtype=torch.bool)
 
-    def forward(self, clip, is_key, targets):
+    def forward(self, clip, is_key, targets, indices=None):
         state, outputs = None, []
         for t in range(clip.shape[1]):
             output, state = self.step(clip[:, t], torch.full((len(clip),), t == 0), state)

@@ -168,7 +168,8 @@ class RecognitionTask(VideoTask):
         if self.temporal.key_frames is None:
             # One call for all steps is the same as step after step, but faster.
             targets = torch.arange(shape[1], device=frames.device).expand(shape)
-            output = self.temporal(frames, self.temporal.training_keys(batch["indices"]), targets)
+            is_key = self.temporal.training_keys(batch["indices"])
+            output = self.temporal(frames, is_key, targets, batch["indices"])
             raw = torch.stack(self.head(output.features, output.frames), dim=1)
             return raw.float().unflatten(0, shape), self._valid(output).unflatten(0, shape)
         outputs: list[Output] = []

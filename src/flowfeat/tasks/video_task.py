@@ -92,7 +92,7 @@ class VideoTask(Task):
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         video: VideoBatch = batch
         is_key = self.temporal.training_keys(video["indices"])
-        output = self.temporal(video["frames"], is_key, video["targets"])
+        output = self.temporal(video["frames"], is_key, video["targets"], video["indices"])
         losses = self.losses(output, batch)
         schedule = self.temporal.key_frames
         if schedule is not None and schedule.network is not None:

@@ -117,7 +117,9 @@ class Clockwork(TemporalModule):
     def training_keys(self, indices: Tensor) -> Tensor:
         return torch.ones(indices.shape, dtype=torch.bool)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         served = is_key.cpu()
         keys = latest_keys(served, targets)
         if self.pipelined:

@@ -160,7 +160,9 @@ class FeatureFlow(TemporalModule):
         """Make the first step the key frame, and every repetition of that very picture."""
         return (indices == indices[:, :1]).cpu()
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         return self.pairs(clip, latest_keys(is_key, targets), targets)
 
     def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, Output
 from flowfeat.metering import part
 from flowfeat.ops.warp import warp_levels
+from flowfeat.temporal.pictures import number_pictures
 from flowfeat.temporal.windowed import Windowed
 
 AT_ONCE = 6  # neighbours that are carried together: bounds the memory, whatever the window
@@ -86,15 +87,21 @@ class FlowGuidedAggregation(Windowed[Slot]):
                 neighbours.append(Neighbours(same, slot.frames[same], levels))
         return self._finish(own.frames, self._aggregate(own.frames, own.features, neighbours))
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         batch, length = clip.shape[:2]
         prepared = self._prepare(clip.flatten(0, 1))
         maps = tuple(level.unflatten(0, (batch, length)) for level in prepared)
         steps = targets.cpu().flatten()  # (B * S,)
         videos = torch.arange(batch).repeat_interleave(targets.shape[1])
+        pictures = number_pictures(indices, clip)
+        repeated = torch.diff(pictures, prepend=pictures[:, :1] - 1) == 0
         neighbours = []
         for step in range(length):
-            near = (steps - self.before <= step) & (step <= steps + self.after) & (step != steps)
+            away = pictures[videos, step] - pictures[videos, steps]
+            near = (-self.before <= away) & (away <= self.after) & (away != 0)
+            near &= ~repeated[videos, step]  # a picture counts once, as in a stream
             rows = near.nonzero().flatten().to(clip.device)
             if len(rows):
                 of = videos[near].to(clip.device)

@@ -11,6 +11,7 @@ from flowfeat.interfaces import FeatureNetwork, Features, Output, TemporalModule
 from flowfeat.metering import part
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_network import OffNetwork, Refinement
+from flowfeat.temporal.pictures import neighbours, number_pictures
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,16 @@ class FlowGuided(TemporalModule):
     def training_keys(self, indices: Tensor) -> Tensor:
         return torch.ones(indices.shape, dtype=torch.bool)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         batch, length = clip.shape[:2]
-        steps = targets.cpu()
-        own = (torch.arange(batch)[:, None] * length + steps).flatten()  # (B * S,)
+        steps, first = targets.cpu(), torch.arange(batch)[:, None] * length
+        own = (first + steps).flatten()  # (B * S,)
         paired, before = torch.ones(own.shape, dtype=torch.bool), own
         if self.off_network.needs_pair:
-            paired = (steps > 0).flatten()
-            before = torch.where(paired, own - 1, own)
+            previous, paired = neighbours(number_pictures(indices, clip), steps, -1)
+            before, paired = (first + previous).flatten(), paired.flatten()
         needed = torch.cat((own, before)).unique()  # N_feat runs once per frame
         flat = clip.flatten(0, 1)
         levels = self._features(flat[needed.to(clip.device)])

@@ -67,7 +67,9 @@ class Hold(TemporalModule):
     def training_keys(self, indices: Tensor) -> Tensor:
         return torch.ones(indices.shape, dtype=torch.bool)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         return self.pairs(clip, latest_keys(is_key, targets), targets)
 
     def pairs(self, clip: Tensor, keys: Tensor, targets: Tensor) -> Output:

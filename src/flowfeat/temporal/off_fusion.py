@@ -11,6 +11,7 @@ from flowfeat.metering import part
 from flowfeat.temporal.flow_guided import choose
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_motion import Layer, Motion, MotionMerge, Pair
+from flowfeat.temporal.pictures import neighbours, number_pictures
 from flowfeat.temporal.windowed import Windowed
 
 SIDE = 256  # of the frame on which a stage is measured
@@ -86,15 +87,17 @@ class OffFusion(Windowed[Slot]):
             pairs.append(_pair(own.reduced, reduced, offset, there))
         return self._merge(own.frames, own.features, pairs)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         batch, length = clip.shape[:2]
-        steps = targets.cpu()
-        own = (torch.arange(batch)[:, None] * length + steps).flatten()  # (B * S,)
+        first, pictures = torch.arange(batch)[:, None] * length, number_pictures(indices, clip)
+        own = (first + targets.cpu()).flatten()  # (B * S,)
         rows, there = [own], []
         for offset in self._offsets():
-            inside = ((steps + offset >= 0) & (steps + offset < length)).flatten()
-            there.append(inside)
-            rows.append(torch.where(inside, own + offset, own))
+            steps, inside = neighbours(pictures, targets.cpu(), offset)
+            there.append(inside.flatten())
+            rows.append((first + steps).flatten())
         # Only the frames in use, each once, whatever the clip's sampler gives beside them.
         needed, places = torch.stack(rows).unique(return_inverse=True)
         flat = clip.flatten(0, 1)

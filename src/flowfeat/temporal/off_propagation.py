@@ -18,6 +18,7 @@ from flowfeat.temporal.key_memory import KeyFrames, latest_keys
 from flowfeat.temporal.off_fusion import check_split
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_motion import Layer, Motion, MotionMerge, Pair
+from flowfeat.temporal.pictures import neighbours, number_pictures
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,10 @@ class OffPropagation(FeatureFlow):
         state = PropagatedFrames(keys.frames, keys.features, keys.age, keys.tick, current)
         return output._replace(features=(*output.features[:-1], merged)), state
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
-        there = targets.cpu() > 0
-        before = (targets.cpu() - 1).clamp(min=0)
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
+        before, there = neighbours(number_pictures(indices, clip), targets.cpu(), -1)
         keys, keys_before = latest_keys(is_key, targets), latest_keys(is_key, before)
         return self._run(clip, keys, targets.cpu(), keys_before, before, there)
 

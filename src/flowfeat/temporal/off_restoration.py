@@ -10,6 +10,7 @@ from flowfeat.features.dncnn import convolutions
 from flowfeat.interfaces import FeatureNetwork, Output
 from flowfeat.metering import part
 from flowfeat.temporal.off_layer import OffLayer, Reduced
+from flowfeat.temporal.pictures import neighbours, number_pictures
 from flowfeat.temporal.windowed import Windowed
 
 PAIRS = {1: ((0, 0),), 2: ((-1, 0),), 3: ((-1, 0), (0, 1))}
@@ -77,13 +78,16 @@ class OffRestoration(Windowed[Slot]):
         ]
         return self._finish(own.frames, own.maps, pairs)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         batch, length = clip.shape[:2]
         # Only the frames in use, each once, whatever the clip's sampler gives beside them.
         first = length * torch.arange(batch)[:, None]
         steps = targets.cpu()
         offsets = sorted({0, *(offset for pair in self.offsets for offset in pair)})
-        places = {o: first + (steps + o).clamp(0, length - 1) for o in offsets}  # (B, S) each
+        pictures = number_pictures(indices, clip)
+        places = {o: first + neighbours(pictures, steps, o)[0] for o in offsets}  # (B, S) each
         used, position = torch.unique(torch.stack(list(places.values())), return_inverse=True)
         frames = clip.flatten(0, 1)[used.to(clip.device)]
         maps, reduced = self._prepare(frames)

@@ -30,7 +30,9 @@ class PerFrame(TemporalModule):
     def training_keys(self, indices: Tensor) -> Tensor:
         return torch.ones(indices.shape, dtype=torch.bool)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         rows = torch.arange(clip.shape[0], device=clip.device)[:, None]
         frames = clip[rows, targets].flatten(0, 1)  # (B * S, 3, H, W)
         return self.step(frames, torch.ones(len(frames), dtype=torch.bool), None)[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from flowfeat.interfaces import FeatureNetwork, Features, Output, TemporalModule
 from flowfeat.metering import part
+from flowfeat.temporal.pictures import number_pictures
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class _Pass:
     starts: Tensor | None  # (B,) bool on the device: streams whose step 0 receives zeros
     left: list[Tensor] = field(default_factory=list)  # per block, what step T would receive
     keeps: bool = False  # whether anybody wants that
+    repeats: tuple[Tensor, Tensor] | None = None  # (B, T) each: the first and the last step that
+    # show the same picture as a step, where a clip repeats pictures
 
 
 _running: ContextVar[_Pass | None] = ContextVar("flowfeat_shift", default=None)
@@ -91,12 +94,15 @@ class TemporalShift(TemporalModule):
     def training_keys(self, indices: Tensor) -> Tensor:
         return torch.ones(indices.shape, dtype=torch.bool)
 
-    def forward(self, clip: Tensor, is_key: Tensor, targets: Tensor) -> Output:
+    def forward(
+        self, clip: Tensor, is_key: Tensor, targets: Tensor, indices: Tensor | None = None
+    ) -> Output:
         batch, length = clip.shape[:2]
         if not self.bidirectional:  # what comes after the last target changes nothing
             length = int(targets.max()) + 1
         frames = clip[:, :length].flatten(0, 1)
-        with _shifting(_Pass(length, (), None)):
+        pictures = number_pictures(indices, clip)[:, :length]
+        with _shifting(_Pass(length, (), None, repeats=_repeats(pictures, clip.device))):
             features = self._features(frames)
         rows = (torch.arange(batch)[:, None] * length + targets.cpu()).flatten().to(clip.device)
         return _output(tuple(level[rows] for level in features), frames[rows])
@@ -132,6 +138,9 @@ class _Shift:
         if self.bidirectional:
             coming = steps[:, 1:, self.count : 2 * self.count]
             parts.append(torch.cat((coming, torch.zeros_like(past[:, :1])), dim=1))
+        if run.repeats is not None:  # each repetition receives what the picture receives
+            rows = torch.arange(len(steps), device=maps.device)[:, None]
+            parts = [moved[rows, at] for moved, at in zip(parts, run.repeats, strict=False)]
         done = len(parts) * self.count
         return (torch.cat((*parts, steps[:, :, done:]), dim=2).flatten(0, 1),)
 
@@ -144,6 +153,15 @@ def _shifting(run: _Pass) -> Iterator[_Pass]:
         yield run
     finally:
         _running.reset(token)
+
+
+def _repeats(pictures: Tensor, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Return the first and last steps (B, T) of every step's picture; None where none repeats."""
+    if bool((torch.diff(pictures, dim=1) > 0).all()):
+        return None
+    first = torch.searchsorted(pictures, pictures)
+    last = torch.searchsorted(pictures, pictures, right=True) - 1
+    return first.to(device), last.to(device)
 
 
 def _output(features: Features, frames: Tensor) -> Output:
