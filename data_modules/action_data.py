@@ -30,6 +30,7 @@ from data_modules.action_layout import (
     find_videos,
 )
 from data_modules.action_lists import SPLITS, ActionLists, hold_out
+from data_modules.action_pace import mean_step
 from data_modules.action_sampling import action_sampler
 from data_modules.clips import ConsistentInterval
 from data_modules.modalities import Modality, choose_modality
@@ -205,6 +206,10 @@ class ActionData(VideoDataModule):
             self.parts[part] = find_videos(
                 listed, self.video_folder, path, lists.classes, self.allow_missing
             )
+
+    def measured(self) -> dict[str, float | None]:
+        """Return ``step_seconds``: the mean time from one segment to the next in training."""
+        return {"step_seconds": mean_step(self._source("train"), self.sampler)}
 
     def train_dataloader(self) -> ClipLoader:
         """Return training clips: every video once per epoch."""

@@ -34,7 +34,7 @@ TINY = (
 HEIGHT, WIDTH = 48, 64
 
 
-def stored(path: Path, *words: str) -> tuple[Path, object]:
+def stored(path: Path, *words: str, **measured: float | None) -> tuple[Path, object]:
     """Save a small network with random weights as a checkpoint, and return it and its config."""
     config = compose_config([*TINY, *words])
     data = build_data(config)
@@ -42,7 +42,7 @@ def stored(path: Path, *words: str) -> tuple[Path, object]:
     task = build_task(config, data.classes).eval()
     for linear in (task.head.classifier, *task.head.motion):
         torch.nn.init.normal_(linear.weight, std=3.0)  # so that windows differ
-    record = Provenance(config, data.classes).record
+    record = Provenance(config, data.classes, measured).record
     torch.save({"state_dict": task.state_dict(), KEY: record}, path)
     return path, (task, data)
 
@@ -264,3 +264,55 @@ def test_windows_are_of_recognition_alone(monkeypatch, capsys, tmp_path):
     torch.save(content, tmp_path / "vid.ckpt")
     line = refusal(monkeypatch, capsys, 2, tmp_path / "vid.ckpt", "a.mp4", "window=3")
     assert line == "window: task vid is predicted frame by frame"
+
+
+def test_windows_keep_the_trainings_time_between_segments(monkeypatch, tmp_path, caplog):
+    """Five segments 0.3 s apart fill 1.5 s, at any frame rate; half of each window is new."""
+    ckpt, _ = stored(tmp_path / "best.ckpt", step_seconds=0.3)
+    for fps, step in ((10, 3), (20, 6)):
+        video = clip(tmp_path / f"{fps}.mp4", fps)
+        run(monkeypatch, ckpt, video, f"out={tmp_path / 'out'}")
+        found = lines_of(tmp_path / "out" / f"{fps}.jsonl")
+        assert [(line["start"], line["end"]) for line in found] == [
+            (0, 1.5),
+            (0.75, 2.25),
+            (1.5, 3),
+        ]
+        assert all((np.diff(line["segments"]) == step).all() for line in found)
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize(("window", "step"), [(1.0, 0.2), (1.2, None), (2.2, None), (2.5, 0.5)])
+def test_another_step_than_the_trainings_is_named(monkeypatch, tmp_path, caplog, window, step):
+    """Up to 1.5 times is no other motion."""
+    ckpt, _ = stored(tmp_path / "best.ckpt", step_seconds=0.32)
+    video = clip(tmp_path / "a.mp4", 10)
+    run(monkeypatch, ckpt, video, f"out={tmp_path / 'out'}", f"window={window}")
+    warnings = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    if step is None:
+        assert not warnings
+    else:
+        [line] = warnings
+        assert line.startswith(f"window={window:g}: segments begin {step:.3f} s apart, ")
+        assert "in training 0.320 s" in line
+        assert line.endswith("window=1.6 keeps the training's step")
+
+
+def test_a_checkpoint_that_keeps_no_step_says_so_once(monkeypatch, tmp_path, caplog, network):
+    video = clip(tmp_path / "a.mp4", 10)
+    run(monkeypatch, network[0], video, f"out={tmp_path / 'out'}")
+    [line] = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "does not keep the time between segments in training" in line
+    assert lines_of(tmp_path / "out" / "a.jsonl")[0]["end"] == 2
+    # Of segments that are spread over a video there is no such time, and nothing to say.
+    spread, _ = stored(tmp_path / "spread.ckpt", step_seconds=None)
+    caplog.clear()
+    run(monkeypatch, spread, video, f"out={tmp_path / 'out'}")
+    assert not [r for r in caplog.records if r.levelname == "WARNING"]
+
+
+@pytest.mark.parametrize("value", [-0.3, float("nan"), "fast"])
+def test_a_step_that_cannot_be_is_refused(monkeypatch, capsys, tmp_path, value):
+    ckpt, _ = stored(tmp_path / "best.ckpt", step_seconds=value)
+    line = refusal(monkeypatch, capsys, 2, ckpt, tmp_path / "a.mp4")
+    assert line.startswith(f"{ckpt}: measured: expected numbers above 0 by name, found ")

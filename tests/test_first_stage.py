@@ -177,6 +177,9 @@ class Actions(pl.LightningDataModule):
         super().__init__()
         self.seed = seed
 
+    def measured(self):
+        return {"step_seconds": 0.28}
+
     def batches(self, count, first):
         out = []
         for number in range(first, first + count):
@@ -254,6 +257,8 @@ def test_one_command_trains_both_stages_and_the_next_one_uses_the_first_again(
     assert {"accuracy", "top5", "accuracy_off", "fps"} <= set(two)
     assert two["accuracy_features"] == one["accuracy"] == two["first_stage_accuracy"]
     assert two["first_stage_train_seconds"] == one["train_seconds"]
+    for folder in runs.values():  # what predicting needs of the training set
+        assert read_checkpoint(folder / "last.ckpt").measured == {"step_seconds": 0.28}
 
     # The feature network is as the first stage left it, statistics included, and so its classifier.
     features = weights(runs["per_frame"], "temporal.features.")

@@ -18,6 +18,7 @@ from flowfeat.prediction import Picture
 TICKS = 1000  # per second: the clock in which a sampler chooses the segments of a window
 AT_ONCE = 4  # segments whose pictures are in memory in their own size
 CHUNK = 8  # frames shown at a time
+PACE = 1.5  # OFF learns the motion of one interval (section 4.2.3): by so much it may differ
 
 
 class SegmentSampler(Protocol):
@@ -115,6 +116,27 @@ def segment_frames(
     return found + [found[-1]] * (len(times) - len(found))
 
 
+def window_of(step: float, sampler: SegmentSampler) -> float:
+    """Return the seconds of a window whose segments begin ``step`` seconds apart."""
+    return len(sampler.testing(1)) * max(1, round(step * TICKS)) / TICKS
+
+
+def off_pace(found: float | None, trained: float, window: float) -> str | None:
+    """Say that segments lie further apart than in training, or nearer, by more than ``PACE``.
+
+    Args:
+        found: Seconds between the segments of a window; None where it has one alone.
+        trained: Seconds between those of training clips.
+        window: Seconds of the window that would keep them.
+    """
+    if found is None or trained / PACE <= found <= trained * PACE:
+        return None
+    return (
+        f"segments begin {found:.3f} s apart, in training {trained:.3f} s: motion between them is "
+        f"another than what was learnt; window={window:.3g} keeps the training's step"
+    )
+
+
 class ActionWindows:
     """The windows of one video, and its frames in order for those who watch; nothing is kept.
 
@@ -148,6 +170,14 @@ class ActionWindows:
         """Return the frames at which the beta segments of a window begin."""
         fps, spanned = self.source.fps, self._data.modality.frames_needed
         return segment_frames(window, self._times, fps, len(self.source), spanned)
+
+    @property
+    def step(self) -> float | None:
+        """Mean seconds between segments of the first window; None where it has one alone."""
+        frames = sorted(set(self.segments(self.windows[0])))
+        if len(frames) < 2:
+            return None
+        return (frames[-1] - frames[0]) / (len(frames) - 1) / self.source.fps
 
     def batch(self, starts: Sequence[int]) -> RecognitionBatch:
         """Read the segments of a window as one clip, on the device."""

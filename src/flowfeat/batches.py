@@ -106,6 +106,14 @@ class StreamChunk(NamedTuple):
     pictures: NDArray[np.uint8]  # (T, H0, W0, 3) RGB, as decoded
 
 
+@runtime_checkable
+class MeasuredData(Protocol):
+    """A data module that knows figures of its training set which predicting needs."""
+
+    def measured(self) -> dict[str, float | None]:
+        """Return what checkpoints keep, by name, after ``setup("fit")``; None: it has none."""
+
+
 class VideoData(Protocol):
     """What entry points need of a data module beside Lightning's own hooks."""
 

@@ -1,9 +1,11 @@
 """Checkpoints that carry their own composed config, and are read without running foreign code."""
 
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -25,14 +27,23 @@ class Provenance(Callback):
 
     Args:
         config: As composed.
-        classes: Of the data.
+        classes: Their names.
         architecture: Of a feature network whose name asks a model hub; loading shall not.
+        measured: Figures of the training set, see ``batches.MeasuredData``.
     """
 
     def __init__(
-        self, config: DictConfig, classes: tuple[str, ...], architecture: Architecture | None = None
+        self,
+        config: DictConfig,
+        classes: tuple[str, ...],
+        architecture: Architecture | None = None,
+        measured: Mapping[str, float | None] | None = None,
     ) -> None:
-        self.record = {"config": OmegaConf.to_yaml(config), "classes": list(classes)}
+        self.record: dict[str, Any] = {
+            "config": OmegaConf.to_yaml(config),
+            "classes": list(classes),
+            "measured": dict(measured or {}),
+        }
         if architecture is not None:
             self.record["architecture"] = architecture.stored()
 
@@ -42,10 +53,12 @@ class Provenance(Callback):
         checkpoint[KEY] = self.record
 
 
-def write_checkpoint(path: Path, task: Task, config: DictConfig) -> None:
+def write_checkpoint(
+    path: Path, task: Task, config: DictConfig, measured: Mapping[str, float | None] | None = None
+) -> None:
     """Write a task that was put together, not trained; the file appears when it is whole."""
     partial = path.with_suffix(".ckpt.tmp")
-    record = Provenance(config, tuple(task.classes), architecture_of(task)).record
+    record = Provenance(config, tuple(task.classes), architecture_of(task), measured).record
     torch.save({"state_dict": task.state_dict(), KEY: record}, partial)
     os.replace(partial, path)
 
@@ -63,6 +76,8 @@ class Checkpoint(NamedTuple):
     trained: DictConfig  # as it was composed, to compare with
     classes: tuple[str, ...]
     weights: dict[str, torch.Tensor]
+    measured: Mapping[str, float | None] = MappingProxyType({})
+    """Figures of the training set; a name that is missing is one that the training did not know."""
 
 
 def read_checkpoint(
@@ -127,7 +142,17 @@ def checkpoint_of(
     trust.check(config, allow)
     config = without_reach(config, typed)
     config.trust = list(allow)
-    return Checkpoint(path, config, trained, tuple(record["classes"]), content["state_dict"])
+    measured = _figures(record.get("measured", {}), path)
+    weights = content["state_dict"]
+    return Checkpoint(path, config, trained, tuple(record["classes"]), weights, measured)
+
+
+def _figures(measured: Any, path: Path) -> Mapping[str, float | None]:
+    """Take what a file holds for figures of its training set, each above 0 or None."""
+    values = measured.values() if isinstance(measured, dict) else [measured]
+    if not all(v is None or (isinstance(v, float) and 0 < v < math.inf) for v in values):
+        raise ValueError(f"{path}: measured: expected numbers above 0 by name, found {measured!r}")
+    return dict(measured)
 
 
 def restore_task(checkpoint: Checkpoint, config: DictConfig | None = None) -> Task:

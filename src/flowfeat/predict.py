@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig
 from flowfeat import cli, overrides
 from flowfeat.acceleration import acceleration_of
 from flowfeat.action_prediction import WindowsSummary, write_windows
-from flowfeat.action_windows import ActionWindows
+from flowfeat.action_windows import ActionWindows, off_pace, window_of
 from flowfeat.build import build_data
 from flowfeat.checkpoint import restore_task
 from flowfeat.prediction import (
@@ -36,10 +36,11 @@ log = logging.getLogger(__name__)
 USAGE = (
     "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
     "[threshold=0.3] [baseline=40] [label_maps=true] [side_by_side=true] [crf=20] "
-    "[window=2.0] [stride=1.0] [trust=[package]] [overrides]"
+    "[window=<seconds>] [stride=<seconds>] [trust=[package]] [overrides]"
 )
 OF_ACTIONS = ("window", "stride")
 """Arguments of recognition alone, in seconds: length and distance of the windows."""
+WINDOW = 2.0  # seconds, where a checkpoint does not say what its training saw
 DAY = 86400  # seconds, the longest window
 CRF = 20  # quality of the video, where the task does not want another
 
@@ -108,6 +109,8 @@ def _predict_actions(
 ) -> str:
     """Recognise actions in windows of ``window`` seconds, one every ``stride`` seconds.
 
+    By default segments lie as far apart in time as in training, and half of a window is new.
+
     Each is scored as a test video, with beta segments (``clip.beta``) at equal steps in time. The
     video shows the best classes of the window whose centre is nearest, those of a probability from
     ``threshold`` (0) on.
@@ -115,9 +118,19 @@ def _predict_actions(
     for name in ("label_maps", "side_by_side"):
         if overrides.switch(arguments, name):
             raise cli.UsageError(f"{name}=true: task {stored.config.task} predicts no pictures")
-    window, stride = (_seconds(arguments, *each) for each in (("window", 2.0), ("stride", 1.0)))
+    data, trained = build_data(stored.config), stored.checkpoint.measured.get("step_seconds")
+    fitting = WINDOW if trained is None else window_of(trained, data.sampler)
+    window = _seconds(arguments, "window", fitting)
+    stride = _seconds(arguments, "stride", window / 2)
     drawing = _drawing({"threshold": "0", **arguments}, task)
-    video = ActionWindows(path, build_data(stored.config), window, stride, fabric.device)
+    video = ActionWindows(path, data, window, stride, fabric.device)
+    if "step_seconds" not in stored.checkpoint.measured:
+        log.warning(
+            f"{stored.checkpoint.path}: does not keep the time between segments in training "
+            f"(an older version wrote it), so window={window:g} may be far from it"
+        )
+    elif trained is not None and (warning := off_pace(video.step, trained, fitting)):
+        log.warning(f"window={window:g}: {warning}")
     finals = _finals(stored, arguments, video)
     picture = finals[0].with_name(f"{video.name}_timeline.png")
     clock = ModelClock(fabric.device)
@@ -137,6 +150,8 @@ def _predict_actions(
 
 
 def _seconds(arguments: Mapping[str, str], name: str, default: float) -> float:
+    if name not in arguments:
+        return default
     value = overrides.number(arguments, name, default, least=0.1)
     if value > DAY:
         raise cli.UsageError(f"{name}={arguments[name]}: expected 0.1 .. {DAY} seconds")

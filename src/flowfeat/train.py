@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from flowfeat import cli
+from flowfeat.batches import MeasuredData
 from flowfeat.build import build_data, build_task
 from flowfeat.checkpoint import Provenance, architecture_of, write_checkpoint
 from flowfeat.evaluation import evaluate
@@ -57,9 +58,10 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     # Here, so that bad settings do not wait for the data, nor bad data for the warm-up.
     data.prepare_data()
     data.setup("fit")
+    measured = data.measured() if isinstance(data, MeasuredData) else {}
     callbacks: list[Callback] = [
         *build_callbacks(config, folder).values(),
-        Provenance(config, data.classes, architecture_of(task)),
+        Provenance(config, data.classes, architecture_of(task), measured),
     ]
     trainer = build_trainer(config, folder, callbacks, loggers=build_loggers(config, folder))
     if trainer.world_size > 1:  # here, where there is one process yet, which says it once
@@ -70,7 +72,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
     if untrained(task):
         log.info("nothing to train: every part is kept as it is")
         if trainer.is_global_zero:
-            write_checkpoint(folder / "best.ckpt", task, config)
+            write_checkpoint(folder / "best.ckpt", task, config, measured)
     else:
         trainer.fit(task, datamodule=data, ckpt_path=config.resume, weights_only=True)
     seconds = time.perf_counter() - begin

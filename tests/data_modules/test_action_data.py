@@ -130,6 +130,23 @@ def test_training_clips_show_the_frames_that_they_name(written):
     assert [batch["indices"].tolist() for batch in loader] == again
 
 
+def test_the_mean_step_of_training_is_measured_in_seconds(written, monkeypatch):
+    """Lengths 20 + 4 g at 25 fps, five segments: floor(L / 5) frames; of differences L - 5."""
+    data = ucf(written)
+    groups = [group_of(video.name) for video in data.parts["train"]]
+    frames = [length(group) // 5 for group in groups]
+    assert min(frames) < max(frames)
+    assert data.measured() == {"step_seconds": pytest.approx(np.mean(frames) / 25)}
+    shorter = [(length(group) - 5) // 5 for group in groups]
+    found = ucf(written, modality="rgb_diff").measured()["step_seconds"]
+    assert found == pytest.approx(np.mean(shorter) / 25)
+    assert ucf(written, clip=Segments(3, 5)).measured() == {"step_seconds": None}
+    monkeypatch.setattr("data_modules.action_pace.MEASURED", 3)  # evenly spread
+    some = frames[:: -(-len(frames) // 3)]
+    assert len(some) == 3 < len(frames)
+    assert data.measured()["step_seconds"] == pytest.approx(np.mean(some) / 25)
+
+
 def test_groups_are_kept_apart(written):
     data = ucf(written)
     groups = {
