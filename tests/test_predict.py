@@ -18,7 +18,7 @@ from flowfeat.build import build_data, build_task
 from flowfeat.checkpoint import KEY, Provenance
 from flowfeat.interfaces import Detections
 from flowfeat.prediction import Baseline, Summary
-from flowfeat.speed import StreamSpeed
+from flowfeat.stream_speed import StreamSpeed
 from flowfeat.streaming import Stream
 from flowfeat.video_prediction import CHUNK, predict_video
 from flowfeat.video_writer import VideoWriter
@@ -303,7 +303,9 @@ def test_the_speedup_is_said_where_there_are_key_frames(monkeypatch, caplog, ckp
 def test_the_summary_is_one_line(ckpt):
     config = OmegaConf.create(torch.load(ckpt, weights_only=True)[KEY]["config"])
     temporal = build_task(config, ("cat",)).temporal
-    line = Summary("a", 30, 3.0, 1.5, Baseline(12, StreamSpeed(0.05, 0.125))).line(temporal)
+    line = Summary("a", 30, 3.0, 1.5, Baseline(12, StreamSpeed((0.05,), (0.125,), 4))).line(
+        temporal
+    )
     assert line == (
         "a: 30 frames, 10.0 fps end to end, 20.0 fps of the model; "
         "2.50 times per-frame at l = 4 (on the first 12 frames)"

@@ -12,11 +12,11 @@ from flowfeat.key_frames.schedules import Fixed
 from flowfeat.speed import (
     PartCosts,
     key_frame_interval,
-    measure_stream,
     part_flops,
     part_seconds,
     speedup_eq7,
 )
+from flowfeat.stream_speed import StreamSpeed, measure_stream, measure_streams
 from flowfeat.temporal.feature_flow import FeatureFlow
 from flowfeat.temporal.per_frame import PerFrame
 
@@ -139,25 +139,77 @@ def test_measured_speedup_is_that_of_eq7(length: int) -> None:
 
 def test_latencies_show_the_key_frames_that_a_mean_hides() -> None:
     method = FeatureFlow(SleepyFeatures(0.03), SleepyFlow(0.002), Fixed(4)).eval()
-    found = measure_stream(method, SleepyHead(0.001), *stream(8), seconds=2.0, turns=2)
+    found = measure_stream(method, SleepyHead(0.001), *stream(8), seconds=2.0, rounds=2)
     assert found.latencies == pytest.approx([0.031, 0.003, 0.003, 0.003] * 4)
     shares = {0.5: 0.003, 0.7: 0.003, 0.95: 0.031, 1.0: 0.031}  # a quarter are key frames
     assert {share: found.latency(share) for share in shares} == pytest.approx(shares)
 
 
-@pytest.mark.parametrize(("length", "frames", "keys"), [(10, 8, 2), (3, 4, 1)])
-def test_streams_hold_whole_intervals(length: int, frames: int, keys: int) -> None:
-    """At l = 4, of ten frames the third key frame and its one follower are left out."""
+@pytest.mark.parametrize("length", [10, 3])
+def test_every_l_sees_whole_intervals(length: int) -> None:
+    """A round of 12 frames holds three intervals of 4 and two of 5, whose last frames are left."""
     features, flow = SleepyFeatures(0.001), SleepyFlow()
     method = FeatureFlow(features, flow, Fixed(4)).eval()
-    measure_stream(method, SleepyHead(), *stream(length), seconds=2, turns=2)
-    # Warm-up: three frames at l = 4 (one key frame) and at l = 1; then two turns of both.
-    assert features.calls == 1 + 3 + 2 * (keys + frames)
-    assert flow.calls == 2 + 0 + 2 * (frames - keys)
+    found = measure_streams(
+        method, SleepyHead(), *stream(length), intervals=(4, 5, 12), seconds=2, rounds=2
+    )
+    # Warm-up: three frames of each (one key frame at every l); then two rounds.
+    assert features.calls == (3 + 1 + 1 + 1) + 2 * (12 + 3 + 2 + 1)
+    assert flow.calls == (0 + 2 + 2 + 2) + 2 * (0 + 9 + 8 + 11)
+    assert {interval: len(at.latencies) for interval, at in found.at.items()} == {
+        4: 2 * 12,
+        5: 2 * 10,
+        12: 2 * 12,
+    }
+    assert method.key_frames.interval == 4
+
+
+def test_all_l_are_measured_in_the_same_rounds() -> None:
+    method = FeatureFlow(SleepyFeatures(0.02), SleepyFlow(0.004), Fixed(4)).eval()
+    found = measure_streams(
+        method, SleepyHead(0.001), *stream(20), intervals=(1, 2, 5, 10), seconds=3.0
+    )
+    for interval, at in found.at.items():
+        assert interval is not None
+        assert at.speedup == pytest.approx(speedup_eq7(interval, 5 / 21))
+        assert at.fps == pytest.approx(at.speedup / 0.021)
+        assert at.spread == pytest.approx(0)
+        assert not at.doubt
+        assert ("F" in at.costs) is (interval > 1)
+    assert {name: found.costs[name] for name in ("N_feat", "F", "post")} == pytest.approx(
+        {"N_feat": 0.02, "F": 0.004, "post": 0.001}
+    )
+
+
+def test_the_speedup_is_the_median_of_the_rounds_ratios() -> None:
+    """Not the ratio of medians: a round in which both sides are slow says what the others say."""
+    found = StreamSpeed((1.0, 4.0, 3.0), (2.0, 8.0, 3.0), interval=2)
+    assert found.speedup == 2  # of 2, 2, 1
+    assert found.spread == pytest.approx((2.0 - 1.5) / 2.0)
+    assert found.fps == pytest.approx(1 / 3)
+    alone = StreamSpeed((1.0, 1.0, 2.0), (1.0, 1.0, 2.0))
+    assert alone.spread == pytest.approx(0.5)  # of the seconds: there are no ratios
+    assert StreamSpeed((1.0,), (1.5,), interval=2).spread == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "per_frame", "interval", "said"),
+    [
+        ([1.0] * 3, [6.87] * 3, 2, "s = 6.87 is more than l = 2 can give"),
+        ([1.0, 1.0, 1.0, 1.0], [1.0, 1.5, 1.5, 2.0], 5, ""),  # 17 % apart
+        ([1.0, 1.0, 1.0, 1.0], [1.0, 1.2, 1.8, 2.0], 5, "the rounds lie 47 % apart"),
+        ([1.0] * 3, [2.03] * 3, 2, ""),  # of a method that costs nothing between key frames
+        ([1.0, 2.0], [1.0, 2.0], None, "the rounds lie 33 % apart"),
+    ],
+)
+def test_what_cannot_be_or_is_not_to_be_relied_on_is_said(
+    own: list[float], per_frame: list[float], interval: int | None, said: str
+) -> None:
+    assert StreamSpeed(tuple(own), tuple(per_frame), interval).doubt == said
 
 
 def test_a_change_of_pace_hits_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that gets slower and slower leaves the speedup of a single turn as it is."""
+    """A machine that gets slower and slower leaves the speedup as it is."""
     now = 0.0
 
     def work(amount: float) -> None:
@@ -168,16 +220,16 @@ def test_a_change_of_pace_hits_both_sides(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(time, "perf_counter", lambda: now)
     features, flow = SleepyFeatures(0.01), SleepyFlow(0.002)
     method = FeatureFlow(features, flow, Fixed(10)).eval()
-    found = measure_stream(method, SleepyHead(), *stream(40), seconds=9, turns=1)
+    found = measure_stream(method, SleepyHead(), *stream(40), seconds=9, rounds=4)
     assert now > 0.7  # 1.7 times as slow in the end
-    assert found.speedup == pytest.approx(speedup_eq7(10, 0.2), rel=0.1)
+    assert found.speedup == pytest.approx(speedup_eq7(10, 0.2), rel=0.05)
 
 
 def test_time_is_kept_to() -> None:
     method = FeatureFlow(SleepyFeatures(0.02), SleepyFlow(0.01), Fixed(2)).eval()
     begin = time.perf_counter()
     measure_stream(method, SleepyHead(), *stream(40), seconds=0.4)
-    assert time.perf_counter() - begin < 1.0  # a turn of four frames takes 0.07
+    assert time.perf_counter() - begin < 0.4 + 0.2  # the warm-up takes 0.11, a round 0.28
 
 
 def test_per_frame_and_l_1_are_their_own_baseline() -> None:

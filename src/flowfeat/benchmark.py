@@ -37,7 +37,7 @@ from flowfeat.profile import (
 )
 from flowfeat.profile_tables import print_table, speed_table
 from flowfeat.ratios import random_weights
-from flowfeat.reproduction.machine import hardware, versions
+from flowfeat.reproduction.machine import hardware, load_word, versions
 from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask
 
@@ -50,7 +50,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
     running = acceleration_of(config)
     device = device_of(config)
     pl.seed_everything(cli.checked_seed(config), workers=True, verbose=False)
-    before = _load()
+    before = load_word()
     task = build_random(config).to(device)
     found: dict[str, float] = {}
     for height, width in _sizes(config):
@@ -62,7 +62,7 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
         found |= _training(config, folder)
     about = (
         f"{hardware()}; {device.type}, {torch.get_num_threads()} threads; load (processes that "
-        f"wanted to run) {before} before, {_load()} after; {versions()}. Random weights and "
+        f"wanted to run) {before} before, {load_word()} after; {versions()}. Random weights and "
         f"frames; medians; switches: {running}."
     )
     title = f"Benchmark of {config.task} / {config.method}"
@@ -167,13 +167,6 @@ def _sizes(config: DictConfig) -> list[tuple[int, int]]:
     if not sizes or any(len(s) != 2 or not all(isinstance(v, int) for v in s) for s in sizes):
         raise ValueError(f"benchmark.sizes: expected [[height, width], ...], found {sizes}")
     return [(height, width) for height, width in sizes]
-
-
-def _load() -> str:
-    try:
-        return f"{os.getloadavg()[0]:.1f}"
-    except OSError:  # not told by this system
-        return "unknown"
 
 
 def write(found: Mapping[str, float], text: str, folder: Path) -> None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowfeat import cli
+from flowfeat.report import is_suspect
 
 USAGE = "flowfeat-compare <run folder> <run folder> ..."
 
@@ -53,9 +54,10 @@ def read_run(folder: Path) -> RunReport:
     except UnicodeDecodeError:
         raise ValueError(f"{path}: expected JSON, found bytes that are no text") from None
     if not isinstance(content, dict) or not all(
-        isinstance(value, int | float) for value in content.values()
+        isinstance(value, int | float | None) for value in content.values()
     ):
         raise ValueError(f"{path}: expected a mapping of names to numbers")
+    content = {key: value for key, value in content.items() if value is not None}
     stored = folder / "config.yaml"
     return RunReport(str(folder), content, _settings(stored) if stored.is_file() else {})
 
@@ -126,16 +128,17 @@ def short_names(folders: Sequence[str]) -> list[str]:
 def tables(runs: Sequence[RunReport]) -> list[Table]:
     """Lay out the figures, best ones marked with ``*``, and the settings that differ."""
     names = short_names([run.name for run in runs])
-    figures = Table("figure", title="figures (* the best)")
+    figures = Table("figure", title="figures (* best, ? doubtful)")
     settings = Table("setting", title="settings that differ")
     for name in names:
         figures.add_column(Text(name, overflow="fold"), justify="right")
         settings.add_column(Text(name, overflow="fold"))
     for key in dict.fromkeys(key for run in runs for key in run.figures):
         values = [run.figures.get(key) for run in runs]
-        best = best_of(key, values)
+        marks = ["?" if is_suspect(run.figures, key) else "" for run in runs]
+        best = best_of(key, [None if m else v for m, v in zip(marks, values, strict=True)])
         cells = (
-            "-" if value is None else f"{value:.4g}" + ("*" if number in best else "")
+            "-" if value is None else f"{value:.4g}" + ("*" if number in best else marks[number])
             for number, value in enumerate(values)
         )
         figures.add_row(key, *cells)

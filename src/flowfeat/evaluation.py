@@ -1,6 +1,7 @@
 """Evaluate one checkpoint at several l, as a copy, on streams and on the paper's pairs."""
 
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 
@@ -9,6 +10,17 @@ from flowfeat.pairs import PairEvaluation, Scores, over_interval, spread
 from flowfeat.speed import key_frame_interval
 from flowfeat.tasks.task import Task
 from flowfeat.tasks.video_task import VideoTask
+
+
+@runtime_checkable
+class SpeedMeter(Protocol):
+    """A callback that measures the speed at the end of a test, at all l beside each other."""
+
+    figures: dict[str, float]
+    """What the last test gave, by key, complete with its suffix."""
+
+    def measure_next(self, intervals: Sequence[int]) -> None:
+        """Measure in the next test, at these l; without key frames at none."""
 
 
 def evaluate(
@@ -42,7 +54,8 @@ def evaluate(
         return _test(trainer, task, data)
     own = task.temporal.key_frames
     if own is None:
-        return _test(trainer, task, data)
+        _measure_next(trainer, ())
+        return _test(trainer, task, data) | _speed(trainer)
     wanted = sorted({*intervals, own.interval})
     by_pairs = task.protocol == "pairs"
     report: dict[str, float] = {}
@@ -51,11 +64,14 @@ def evaluate(
         report |= _suffixed(values, f"_{name}_l{own.interval}")
     # The method's own l comes last: callbacks that save pictures keep those of the last test.
     for interval in sorted(wanted, key=lambda interval: (interval == own.interval, interval)):
+        if interval == own.interval:
+            _measure_next(trainer, wanted)
         with key_frame_interval(task.temporal, interval):
             values = _test(trainer, task, data)
         for name, value in values.items():
             kind = "stream_" if by_pairs and task.is_score(name) else ""
             report[f"{name}_{kind}l{interval}"] = value
+    report |= _speed(trainer)
     if by_pairs and pairs_every:
         scores = _pairs(trainer, task, data, wanted[-1], pairs_every)
         for interval in wanted:
@@ -71,6 +87,21 @@ def _test(
     trainer: pl.Trainer, task: pl.LightningModule, data: pl.LightningDataModule
 ) -> dict[str, float]:
     return {k: float(v) for k, v in trainer.test(task, datamodule=data, verbose=False)[0].items()}
+
+
+def _measure_next(trainer: pl.Trainer, intervals: Sequence[int]) -> None:
+    for meter in _meters(trainer):
+        meter.measure_next(intervals)
+
+
+def _speed(trainer: pl.Trainer) -> dict[str, float]:
+    """Return the figures of the last test's meters."""
+    return {name: value for meter in _meters(trainer) for name, value in meter.figures.items()}
+
+
+def _meters(trainer: pl.Trainer) -> list[SpeedMeter]:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+    return [callback for callback in callbacks if isinstance(callback, SpeedMeter)]
 
 
 def _suffixed(values: Scores, suffix: str) -> dict[str, float]:

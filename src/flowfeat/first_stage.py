@@ -227,4 +227,5 @@ def first_stage_figures(config: DictConfig, monitor: str) -> dict[str, float]:
         log.warning(f"{report}: expected a report, found no JSON; the first stage's is left out")
         return {}
     wanted = (monitor, "train_seconds")
-    return {f"first_stage_{key}": float(found[key]) for key in wanted if key in found}
+    there = [key for key in wanted if found.get(key) is not None]
+    return {f"first_stage_{key}": float(found[key]) for key in there}

@@ -17,7 +17,7 @@ from torch import Tensor
 from flowfeat.batches import StreamChunk
 from flowfeat.interfaces import TemporalModule
 from flowfeat.metering import synchronize
-from flowfeat.speed import StreamSpeed, measure_stream
+from flowfeat.stream_speed import StreamSpeed, measure_stream
 from flowfeat.streaming import Result, steps_of
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.written_aside import aside

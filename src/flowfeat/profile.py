@@ -26,12 +26,11 @@ from flowfeat.ratios import (
 )
 from flowfeat.speed import (
     PartCosts,
-    StreamSpeed,
     key_frame_interval,
-    measure_stream,
     part_flops,
     part_seconds,
 )
+from flowfeat.stream_speed import StreamSpeed, measure_stream
 from flowfeat.tasks.video_task import VideoTask, video_task
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """The report of a run: a flat `results.json` and a table with the settings side by side."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -12,12 +13,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from flowfeat.stream_speed import doubt
+
 KEY = re.compile(r"[A-Za-z0-9_]+")
 COLUMN = re.compile(r"(?P<name>.+?)_(?P<setting>(?:(?:copy|pairs|stream)_)?l(?P<interval>\d+))")
 
 
+MEASURED = ("fps", "speedup")
+"""Figures that a table marks where the speed of their setting is not to be relied on."""
+SPREAD, SUSPECT = "speed_spread", "speed_suspect"
+
+
 def write_results(results: Mapping[str, float], folder: Path) -> Path:
-    """Write `results.json`, one number per key, atomically.
+    """Write `results.json`, one number per key, atomically; null for what is no finite number.
 
     Raises:
         ValueError: A key that loggers could not sort by.
@@ -27,13 +35,17 @@ def write_results(results: Mapping[str, float], folder: Path) -> Path:
             raise ValueError(f"results key {key!r}: expected letters, digits and _ only")
     path = folder / "results.json"
     partial = path.with_suffix(".json.tmp")
-    partial.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n")
+    content = {k: v if math.isfinite(v) else None for k, v in sorted(results.items())}
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
     return path
 
 
 def table(results: Mapping[str, float], title: str) -> Table:
-    """Lay out the results: one row per figure, one column per setting (l, copy, pairs)."""
+    """Lay out the results: one row per figure, one column per setting (l, copy, pairs).
+
+    A ``?`` stands behind a speed that is not to be relied on.
+    """
     split = {key: COLUMN.fullmatch(key) for key in results}
     settings = sorted(
         {m["setting"] for m in split.values() if m},
@@ -45,11 +57,41 @@ def table(results: Mapping[str, float], title: str) -> Table:
     for setting in settings or [""]:
         out.add_column(_heading(setting), justify="right")
     for name in dict.fromkeys(m["name"] for m in split.values() if m):
-        cells = [results.get(f"{name}_{setting}") for setting in settings]
-        out.add_row(name, *("" if value is None else f"{value:.3f}" for value in cells))
+        if name != SUSPECT:
+            out.add_row(name, *(_cell(results, name, f"_{setting}") for setting in settings))
     for key in plain:
-        out.add_row(key, f"{results[key]:.3f}")
+        if key != SUSPECT:
+            out.add_row(key, _cell(results, key, ""))
     return out
+
+
+def _cell(results: Mapping[str, float], name: str, suffix: str) -> str:
+    value = results.get(name + suffix)
+    if value is None:
+        return ""
+    return f"{value:.3f}" + (" ?" if is_suspect(results, name + suffix) else "")
+
+
+def is_suspect(results: Mapping[str, float], key: str) -> bool:
+    """Say whether a figure is a measured speed that is not to be relied on."""
+    name = next((n for n in MEASURED if re.fullmatch(rf"{n}(_l\d+)?", key)), None)
+    return name is not None and bool(results.get(SUSPECT + key.removeprefix(name)))
+
+
+def doubts(results: Mapping[str, float]) -> list[str]:
+    """Say in a line each which measured speeds are not to be relied on, and why."""
+    lines = []
+    for key in sorted(key for key, value in results.items() if key.startswith(SUSPECT) and value):
+        suffix = key.removeprefix(SUSPECT)
+        interval = int(suffix.removeprefix("_l")) if suffix else None
+        why = doubt(interval, results.get(f"speedup{suffix}", 1.0), results[SPREAD + suffix])
+        where = "" if interval is None else f" at l = {interval}"
+        lines.append(f"? speed{where}: {why}")
+    if lines:
+        times, load = 1 + int(results.get("speed_repeats", 0)), results.get("speed_load")
+        under = "" if load is None else f" at a load of {load:.1f}"
+        lines.append(f"measured {times} times{under}; flowfeat-evaluate measures again")
+    return lines
 
 
 def _heading(setting: str) -> str:
@@ -59,9 +101,11 @@ def _heading(setting: str) -> str:
 
 
 def print_table(results: Mapping[str, float], title: str) -> None:
-    """Print the table of results."""
+    """Print the table of results, and below it why a speed is marked."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table(results, title))
+    for line in doubts(results):
+        console.print(line, highlight=False)
 
 
 def peak_memory_gb() -> float:

@@ -1,4 +1,4 @@
-"""What a method costs: FLOPs and times of its parts, r and s of Eq. 5-7, and s on a real stream.
+"""What the parts of a method cost, in FLOPs and seconds, and what follows by Eq. 5-7: r and s.
 
 Decoding and resizing are never counted; post-processing always is.
 """
@@ -9,10 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -109,9 +107,9 @@ def part_flops(
 ) -> PartCosts:
     """Count the operations (2 per multiply-add) of each part on the first frames of a clip."""
     meter = FlopMeter()
-    _run_metered(meter, temporal, head, _opening(temporal, frames), sizes)
+    _run_metered(meter, temporal, head, opening(temporal, frames), sizes)
     costs = {name: float(max(calls)) for name, calls in meter.flops.items()}
-    return PartCosts(costs, _non_key(temporal))
+    return PartCosts(costs, non_key_parts(temporal))
 
 
 def part_seconds(
@@ -132,7 +130,7 @@ def part_seconds(
         seconds: Start no further pass that would end later; the first two always run.
         passes: At most so many.
     """
-    clip = _opening(temporal, frames)
+    clip = opening(temporal, frames)
     run_stream(temporal, head, clip, sizes)  # warm-up
     watch = Stopwatch(frames.device)
     begin = time.perf_counter()
@@ -142,14 +140,15 @@ def part_seconds(
         if done >= 2 and spent * (done + 1) / done > seconds:
             break
     costs = {name: statistics.median(calls) for name, calls in watch.seconds.items()}
-    return PartCosts(costs, _non_key(temporal))
+    return PartCosts(costs, non_key_parts(temporal))
 
 
-def _non_key(temporal: TemporalModule) -> tuple[str, ...]:
+def non_key_parts(temporal: TemporalModule) -> tuple[str, ...]:
+    """Return the parts that a method runs on frames that are no key frames."""
     return CARRYING if temporal.carries == "results" else NON_KEY
 
 
-def _opening(temporal: TemporalModule, frames: Tensor) -> Tensor:
+def opening(temporal: TemporalModule, frames: Tensor) -> Tensor:
     """Return the first frames: a key frame, two others, and what a delay holds back."""
     return frames[:, : 3 + 2 * temporal.delay]
 
@@ -159,120 +158,6 @@ def _run_metered(
 ) -> None:
     with metering(meter):
         run_stream(temporal, head, frames, sizes)
-
-
-@dataclass(frozen=True)
-class StreamSpeed:
-    """A method beside per-frame evaluation on the same frames, decoding and resizing excluded."""
-
-    seconds_per_frame: float
-    per_frame_seconds: float
-    latencies: tuple[float, ...] = ()
-    """Seconds from a frame's arrival until the method is done with it, of every frame timed."""
-
-    def latency(self, share: float) -> float:
-        """Return the seconds within which that share (0..1) of the frames was done."""
-        return float(np.quantile(self.latencies, share))
-
-    @property
-    def fps(self) -> float:
-        """Frames per second of the method."""
-        return 1 / self.seconds_per_frame
-
-    @property
-    def speedup(self) -> float:
-        """Measured s."""
-        return self.per_frame_seconds / self.seconds_per_frame
-
-
-def measure_stream(
-    temporal: TemporalModule,
-    head: TaskHead,
-    frames: Tensor,
-    sizes: Tensor,
-    seconds: float = 4.0,
-    turns: int = 5,
-) -> StreamSpeed:
-    """Time streams at the method's own l and at l = 1 beside each other; medians over the turns.
-
-    Both streams take each frame in turn, so that a machine that changes its pace changes it for
-    both, and each frame's result is waited for, as a live video would. The stream has a multiple of
-    l frames (cut, or the clip over and over if it is shorter than l), since a broken last interval
-    would count its key frame for too few others. Methods without key frames, and l = 1, are their
-    own per-frame evaluation.
-
-    Args:
-        temporal: The method, at its own l.
-        head: N_task.
-        frames: (B, T, 3, H, W), ready for the network.
-        sizes: (B, 2).
-        seconds: Time to spend; chooses the length of the stream. One turn of l frames always runs.
-        turns: At most so many.
-    """
-    interval = 1 if temporal.key_frames is None else temporal.key_frames.interval
-    clip = _whole_intervals(temporal, head, frames, sizes, seconds / turns)
-    own: list[float] = []
-    per_frame: list[float] = []
-    latencies: list[float] = []
-    begin = time.perf_counter()
-    for done in range(1, turns + 1):
-        spent = _side_by_side(temporal, head, clip, sizes, (interval, 1)[: min(interval, 2)])
-        own.append(sum(spent[0]))
-        per_frame.append(sum(spent[-1]))
-        latencies += spent[0][: clip.shape[1]]
-        if (time.perf_counter() - begin) * (done + 1) / done > seconds:
-            break
-    count = clip.shape[1]
-    return StreamSpeed(
-        statistics.median(own) / count, statistics.median(per_frame) / count, tuple(latencies)
-    )
-
-
-def _side_by_side(
-    temporal: TemporalModule,
-    head: TaskHead,
-    frames: Tensor,
-    sizes: Tensor,
-    intervals: tuple[int, ...],
-) -> list[list[float]]:
-    """Stream a clip once per interval, frame by frame in turn.
-
-    Returns:
-        For each interval the seconds of every frame, and behind them those of what was delayed.
-    """
-    streams: list[Stream[None]] = [Stream(temporal, head) for _ in intervals]
-    spent: list[list[float]] = [[] for _ in intervals]
-    starts = torch.ones(len(frames), dtype=torch.bool)
-    with without_gradients():
-        for _, step, first in steps_of(frames, starts):
-            for index, (stream, interval) in enumerate(zip(streams, intervals, strict=True)):
-                with _at(temporal, interval):
-                    push = partial(stream.push, step, first, sizes, None)
-                    spent[index].append(seconds_of(push, frames.device))
-                next_frame()
-        for index, stream in enumerate(streams):
-            spent[index].append(seconds_of(stream.finish, frames.device))
-    return spent
-
-
-def _at(temporal: TemporalModule, interval: int) -> AbstractContextManager[None]:
-    return nullcontext() if temporal.key_frames is None else key_frame_interval(temporal, interval)
-
-
-def _whole_intervals(
-    temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor, seconds: float
-) -> Tensor:
-    """Warm up, and return a clip of whole intervals whose turn takes about ``seconds``."""
-    opening = _opening(temporal, frames)
-    run_stream(temporal, head, opening, sizes)  # also F and W
-    (spent,) = _side_by_side(temporal, head, opening, sizes, (1,))
-    interval = 1 if temporal.key_frames is None else temporal.key_frames.interval
-    affordable = int(seconds / (2 * sum(spent)) * opening.shape[1])
-    count = min(frames.shape[1], affordable) // interval * interval
-    count = max(count, interval, opening.shape[1] // interval * interval)
-    if count > frames.shape[1]:
-        frames = frames.repeat(1, -(-count // frames.shape[1]), 1, 1, 1)
-    return frames[:, :count]
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:

@@ -30,6 +30,7 @@ class Point(NamedTuple):
     accuracy: float
     speedup: float | None  # measured s
     baseline: bool
+    suspect: bool = False  # the speed is not to be relied on
 
 
 class Stretch(NamedTuple):
@@ -63,7 +64,8 @@ def point_of(
         raise ValueError(f"{label}: expected {' and '.join(missing)} in its results.json")
     speedup = figures.get(f"speedup{suffix}")
     accuracy, fps = figures[key + suffix], figures[f"fps{suffix}"]
-    return Point(line, label, interval, fps, accuracy, speedup, baseline)
+    suspect = bool(figures.get(f"speed_suspect{suffix}"))
+    return Point(line, label, interval, fps, accuracy, speedup, baseline, suspect)
 
 
 def points_of_run(folder: Path, key: str, task: str) -> list[Point]:
@@ -186,12 +188,13 @@ def table(points: Sequence[Point], failed: Mapping[str, str], title: str, key: s
     for heading in ("l", key, "fps", "s"):
         out.add_column(heading, justify="right")
     for point in sorted(points, key=lambda p: (p.baseline, p.line, p.interval or 0, p.fps)):
+        mark = " ?" if point.suspect else ""  # measured again, and still not to be relied on
         out.add_row(
             point.line if point.label == point.line else point.label,
             "" if point.interval is None else str(point.interval),
             f"{point.accuracy:.3f}",
-            f"{point.fps:.1f}",
-            "" if point.speedup is None else f"{point.speedup:.2f}",
+            f"{point.fps:.1f}{mark}",
+            "" if point.speedup is None else f"{point.speedup:.2f}{mark}",
         )
     for name in failed:
         out.add_row(name, "", "failed", "", "")

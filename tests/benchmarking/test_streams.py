@@ -20,6 +20,7 @@ from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, Tas
 from flowfeat.key_frames.schedules import Fixed
 from flowfeat.metering import part
 from flowfeat.speed import speedup_eq7
+from flowfeat.stream_speed import measure_stream
 from flowfeat.temporal.feature_flow import FeatureFlow
 
 CPU = torch.device("cpu")
@@ -124,10 +125,10 @@ class InTwoParts(Sleepy):
 
 
 def test_what_a_part_does_for_a_frame_in_several_calls_is_added_up() -> None:
-    task = sleepy_task(2)
+    task = sleepy_task(1)
     task.temporal.features = InTwoParts()
-    parts = measure_parts(task, *clip(3), seconds=0.2, running=Acceleration())
-    assert parts.seconds.costs["N_feat"] == pytest.approx(0.02)
+    found = measure_stream(task.temporal, task.head, *clip(3), seconds=0.2)
+    assert found.costs["N_feat"] == pytest.approx(0.02)
 
 
 def test_at_l_1_the_flow_network_is_timed_all_the_same() -> None:

@@ -10,7 +10,8 @@ from flowfeat.interfaces import Detections, Features, Flow, FlowNetwork, Output,
 from flowfeat.key_frames.schedules import Every, Fixed
 from flowfeat.metering import Stopwatch, metering
 from flowfeat.results import results_of
-from flowfeat.speed import PartCosts, measure_stream, part_flops
+from flowfeat.speed import PartCosts, part_flops
+from flowfeat.stream_speed import measure_stream
 from flowfeat.streaming import Stream, steps_of
 from flowfeat.temporal.feature_flow import FeatureFlow
 from flowfeat.temporal.hold import Hold
@@ -230,7 +231,7 @@ def test_what_runs_is_what_is_counted(features, head, flow):
 
 def test_holding_speeds_up_by_l(features, head, monkeypatch):
     """With a clock that counts the network's frames, l = 4 is four times as fast."""
-    monkeypatch.setattr("flowfeat.speed.time.perf_counter", lambda: float(features.frames_seen))
+    monkeypatch.setattr("time.perf_counter", lambda: float(features.frames_seen))
     speed = measure_stream(Hold(features, Fixed(4)), head, video(0, 8)[None], torch.tensor([SIZE]))
     assert speed.speedup == 4
 

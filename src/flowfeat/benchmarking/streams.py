@@ -15,15 +15,9 @@ from torch import Tensor
 
 from flowfeat.acceleration import Acceleration
 from flowfeat.key_frames.schedules import Fixed
-from flowfeat.metering import Stopwatch, metering, synchronize
-from flowfeat.speed import (
-    PartCosts,
-    StreamSpeed,
-    key_frame_interval,
-    measure_stream,
-    part_flops,
-    part_seconds,
-)
+from flowfeat.metering import synchronize
+from flowfeat.speed import PartCosts, key_frame_interval, part_flops, part_seconds
+from flowfeat.stream_speed import StreamSpeed, measure_stream
 from flowfeat.streaming import Result, Stream
 from flowfeat.tasks.video_task import VideoTask
 
@@ -51,9 +45,8 @@ def measure_parts(
 ) -> Parts:
     """Time the parts and s measured, on a CPU from the very same calls.
 
-    An accelerator would have to wait at every part's end, which s measured must not contain, so
-    there the parts are timed behind it; likewise where the stream itself does not run every part
-    (at l = 1 the flow network).
+    Where the stream itself does not run every part (at l = 1 the flow network), the parts are timed
+    behind it.
 
     Args:
         task: On its device.
@@ -69,13 +62,10 @@ def measure_parts(
     with key_frame_interval(task.temporal, 2) if alone else nullcontext():
         flops = part_flops(*stream)  # before compiling: what is compiled hides its operations
     running.prepare(task, device)
-    watch = Stopwatch(device)
     with running.at_work(device):
-        with metering(watch) if device.type == "cpu" else nullcontext():
-            speed = measure_stream(*stream, seconds=seconds)
-        costs = {name: statistics.median(calls) for name, calls in watch.seconds.items()}
-        if set(flops.costs) <= set(costs):
-            return Parts(flops, replace(flops, costs=costs), speed)
+        speed = measure_stream(*stream, seconds=seconds)
+        if set(flops.costs) <= set(speed.costs):
+            return Parts(flops, replace(flops, costs=speed.costs), speed)
         with key_frame_interval(task.temporal, 2) if alone else nullcontext():
             return Parts(flops, part_seconds(*stream, seconds=seconds / 4), speed)
 

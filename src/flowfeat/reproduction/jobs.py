@@ -196,6 +196,12 @@ def write_json(path: Path, content: object) -> None:
     os.replace(partial, path)
 
 
+def read_figures(path: Path) -> dict[str, float] | None:
+    """Return a report's figures, those that have a value; None where there is no report."""
+    content = read_json(path)
+    return None if content is None else {k: v for k, v in content.items() if v is not None}
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return a file's mapping; None where there is none or half of one."""
     try:

@@ -1,4 +1,4 @@
-"""On what a figure was measured: processor, GPU, versions, and the commit of the code."""
+"""On what a figure was measured: processor, GPU, load, versions, and the commit of the code."""
 
 import os
 import platform
@@ -33,6 +33,20 @@ def processor() -> str:
         if key.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+def load() -> float | None:
+    """Return how many processes wanted to run in the last minute; None where nobody tells."""
+    try:
+        return os.getloadavg()[0]
+    except OSError:
+        return None
+
+
+def load_word() -> str:
+    """Say the load with one digit."""
+    known = load()
+    return "unknown" if known is None else f"{known:.1f}"
 
 
 def versions() -> str:

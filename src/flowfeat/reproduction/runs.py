@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flowfeat.reproduction.jobs import STAMP, Job, changed, read_json, write_json
+from flowfeat.reproduction.jobs import STAMP, Job, changed, read_figures, read_json, write_json
 from flowfeat.reproduction.machine import hardware, versions
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
@@ -108,7 +108,7 @@ class Runner:
             if done[other].error:
                 return Outcome({}, error=f"{part} needs {other.run}, which failed")
         stamp = read_json(job.folder / STAMP)
-        figures = read_json(job.folder / RESULTS[job.command])
+        figures = read_figures(job.folder / RESULTS[job.command])
         if stamp is None or not stamp.get("finished") or figures is None:
             return None
         reasons = changed(stamp["settings"], settings, job.overrides)
@@ -145,7 +145,7 @@ class Runner:
         seconds = time.perf_counter() - begin
         if error is None and job.command == "evaluate":
             lift(job.folder)
-        figures = read_json(job.folder / RESULTS[job.command])
+        figures = read_figures(job.folder / RESULTS[job.command])
         if error is None and figures is None:
             error = f"it left no {RESULTS[job.command]}"
         if error is not None:

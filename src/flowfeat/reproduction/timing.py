@@ -1,6 +1,5 @@
 """The speed pass: checkpoints timed one at a time, in turns, when all training is done."""
 
-import os
 import shutil
 import statistics
 import time
@@ -8,8 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from flowfeat.reproduction.jobs import Job, checkpoint_of, quoted, read_json, write_json
-from flowfeat.reproduction.machine import hardware, versions
+from flowfeat.reproduction.jobs import (
+    Job,
+    checkpoint_of,
+    quoted,
+    read_figures,
+    read_json,
+    write_json,
+)
+from flowfeat.reproduction.machine import hardware, load_word, versions
 from flowfeat.reproduction.runs import Outcome, Runner, lift
 from flowfeat.reproduction.table import Timing
 
@@ -55,7 +61,7 @@ def time_runs(
         return Timed(stamp["figures"], errors, stamp["about"], stamp["seconds"])
     if stamp is not None:
         shutil.rmtree(root)
-    begin, load = time.perf_counter(), _load()
+    begin, load = time.perf_counter(), load_word()
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in able}
     failed: dict[str, str] = {}
     write_json(root / STAMP, {"settings": None, "errors": {}})
@@ -69,7 +75,7 @@ def time_runs(
             error = runner.call("evaluate", words, folder / "log.txt", threads=timing.threads)
             if error is None:
                 lift(folder)
-                measured[name].append(read_json(folder / "results.json") or {})
+                measured[name].append(read_figures(folder / "results.json") or {})
             else:
                 failed[name] = error
             how = f"failed: {error}" if error else "timed"
@@ -90,11 +96,3 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     """Return the median of every figure that all rounds have."""
     common = set.intersection(*(set(one) for one in rounds)) if rounds else set()
     return {key: statistics.median(one[key] for one in rounds) for key in sorted(common)}
-
-
-def _load() -> str:
-    """Return how many processes wanted to run in the last minute."""
-    try:
-        return f"{os.getloadavg()[0]:.1f}"
-    except OSError:  # not told by this system
-        return "unknown"
