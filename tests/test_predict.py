@@ -1,6 +1,7 @@
 """Predicting a video: every frame, as the method streams it, in memory that does not grow."""
 
 import json
+import re
 import weakref
 from functools import partial
 from pathlib import Path
@@ -69,7 +70,7 @@ def clip(tmp_path_factory) -> Path:
 
 
 def run(monkeypatch, ckpt: Path, video: object, *words: str) -> None:
-    call = ["flowfeat-predict", f"ckpt={ckpt}", f"video={video}", "baseline=0", *words]
+    call = ["flowfeat-predict", f"ckpt={ckpt}", f"video={video}", *words]
     monkeypatch.setattr("sys.argv", call)
     predict.main()
 
@@ -293,10 +294,11 @@ def test_no_dataset_is_needed(monkeypatch, ckpt, clip, tmp_path):
 def test_the_speedup_is_said_where_there_are_key_frames(monkeypatch, caplog, ckpt, clip, tmp_path):
     caplog.set_level("INFO")
     run(monkeypatch, ckpt, clip, f"out={tmp_path}", "baseline=4")
-    assert "times per-frame at l = 4 (on the first 4 frames)" in caplog.text
+    assert "times as fast as per-frame at l = 4 (on the first 4 frames" in caplog.text
     plain = stored(tmp_path / "plain.ckpt", "method=per_frame")
     run(monkeypatch, plain, clip, f"out={tmp_path}", "baseline=4")
-    assert "no speedup over per-frame: the method has no key frames" in caplog.text
+    assert "baseline=4: nothing to compare, the method has no key frames" in caplog.text
+    assert caplog.text.splitlines()[-1].endswith(" fps end to end")
     assert all(line["key_frame"] for line in lines_of(tmp_path / "clip #1.jsonl"))
 
 
@@ -306,9 +308,24 @@ def test_the_summary_is_one_line(ckpt):
     line = Summary("a", 30, 3.0, 1.5, Baseline(12, StreamSpeed((0.05,), (0.125,), 4))).line(
         temporal
     )
+    fps = "a: 30 frames, 20.0 fps of the model, 10.0 fps end to end"
     assert line == (
-        "a: 30 frames, 10.0 fps end to end, 20.0 fps of the model; "
-        "2.50 times per-frame at l = 4 (on the first 12 frames)"
+        f"{fps}; the model is 2.50 times as fast as per-frame at l = 4 (on the first 12 frames)"
+    )
+    assert Summary("a", 30, 3.0, 1.5, None).line(temporal) == fps
+    busy = StreamSpeed((0.05,), (0.3,), 4)
+    line = Summary("a", 30, 3.0, 1.5, Baseline(12, busy)).line(temporal)
+    assert line.endswith("12 frames; doubtful: s = 6.00 is more than l = 4 can give)")
+
+
+def test_no_time_is_spent_on_a_comparison_that_nobody_asked_for(
+    monkeypatch, caplog, ckpt, clip, tmp_path
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr("flowfeat.prediction.measure_stream", None)  # a call would fail
+    run(monkeypatch, ckpt, clip, f"out={tmp_path}")
+    assert re.search(
+        r"frames, [\d.]+ fps of the model, [\d.]+ fps end to end$", caplog.text.strip()
     )
 
 

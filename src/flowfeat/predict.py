@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 USAGE = (
     "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
-    "[threshold=0.3] [baseline=40] [label_maps=true] [side_by_side=true] [crf=20] "
+    "[threshold=0.3] [baseline=0] [label_maps=true] [side_by_side=true] [crf=20] "
     "[window=<seconds>] [stride=<seconds>] [trust=[package]] [overrides]"
 )
 OF_ACTIONS = ("window", "stride")
@@ -49,7 +49,8 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
     """Predict one video and write `<out>/<name>.mp4` and `<out>/<name>.jsonl`.
 
     Recognition writes a line per window, and `<out>/<name>_timeline.png`; see ``_predict_actions``.
-    With `label_maps=true` also one PNG per frame, whose grey values are labels, in
+    With `baseline=40` the first 40 frames are also timed beside the per-frame network. With
+    `label_maps=true` also one PNG per frame, whose grey values are labels, in
     `<out>/<name>_labels/`. With `side_by_side=true` the video shows each frame before and after.
 
     Args:
@@ -63,7 +64,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
         FileNotFoundError, ValueError: The video cannot be opened or read to its end.
         KeyboardInterrupt: By the user; nothing is left under the final names.
     """
-    most = overrides.whole(arguments, "baseline", 40, least=0)
+    most = overrides.whole(arguments, "baseline", 0, least=0)
     wants_maps = overrides.switch(arguments, "label_maps")
     fabric = _fabric(stored.config)
     task = video_task(restore_task(stored.checkpoint, stored.config), str(stored.checkpoint.path))
@@ -94,7 +95,9 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
             ) from None
         seconds = time.perf_counter() - begin
         log.info(f"wrote {finals.video} and {finals.lines.name}")
-        if most and task.temporal.key_frames is not None:
+        if most and task.temporal.key_frames is None:
+            log.info(f"baseline={most}: nothing to compare, the method has no key frames")
+        elif most:
             log.info(f"comparing with per-frame evaluation on the first {most} frames at most")
         baseline = measure_baseline(task, video.chunks(), most)
     return Summary(video.name, clock.frames, seconds, clock.seconds, baseline).line(task.temporal)

@@ -185,16 +185,16 @@ class Summary:
         """Say it in one line."""
         words = (
             f"{self.name}: {self.frames} frames, "
-            f"{self.frames / max(self.seconds, 1e-9):.1f} fps end to end, "
-            f"{self.frames / max(self.model_seconds, 1e-9):.1f} fps of the model"
+            f"{self.frames / max(self.model_seconds, 1e-9):.1f} fps of the model, "
+            f"{self.frames / max(self.seconds, 1e-9):.1f} fps end to end"
         )
-        if temporal.key_frames is None:
-            return f"{words}; no speedup over per-frame: the method has no key frames"
-        if self.baseline is None:
-            return f"{words}; speedup over per-frame not measured"
+        if self.baseline is None or temporal.key_frames is None:
+            return words
+        doubt = self.baseline.speed.doubt
         return (
-            f"{words}; {self.baseline.speed.speedup:.2f} times per-frame at "
-            f"l = {temporal.key_frames.interval} (on the first {self.baseline.frames} frames)"
+            f"{words}; the model is {self.baseline.speed.speedup:.2f} times as fast as per-frame "
+            f"at l = {temporal.key_frames.interval} (on the first {self.baseline.frames} frames"
+            f"{f'; doubtful: {doubt}' if doubt else ''})"
         )
 
 
