@@ -2,18 +2,20 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from flowfeat.batches import VideoBatch
+from flowfeat.batches import SegmentData, VideoBatch
 from flowfeat.metering import PARTS
+from flowfeat.modality_speed import speeds_beside_flow
 from flowfeat.reproduction.machine import load, load_word
 from flowfeat.speed import PartCosts, key_frame_interval, non_key_parts, part_flops
 from flowfeat.stream_speed import Speeds, StreamSpeed, measure_streams
+from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,11 @@ class SpeedMonitor(pl.Callback):
       be relied on, else 0;
     * ``speed_load``, ``speed_repeats``: of the whole measurement, the processes that wanted to run,
       and how often it was repeated.
+
+    In recognition a frame is a segment, and what its modality computes (differences, all of its
+    flow) counts: ``ms_modality``. Where a method adds to RGB, ``speed_over_rgb`` is its speed over
+    that of the feature network alone, and ``speed_over_rgb_flow`` over that of two networks on RGB
+    and flow, the flow computed.
 
     Only the first process measures; all get its figures.
 
@@ -105,7 +112,10 @@ class SpeedMonitor(pl.Callback):
         figures: dict[str, float] = {}
         if trainer.is_global_zero and len(self._longest):
             with trainer.precision_plugin.test_step_context():
-                figures = self.measure(pl_module, *self._longest.clip(), intervals)
+                clip, data = self._longest.clip(), getattr(trainer, "datamodule", None)
+                figures = self.measure(pl_module, *clip, intervals)
+                if isinstance(data, SegmentData) and isinstance(pl_module, RecognitionTask):
+                    figures |= self._of_segments(pl_module, data, clip, figures)
         self._longest, self._current = _Run(), _Run()
         self.figures = trainer.strategy.broadcast(figures)
 
@@ -151,6 +161,28 @@ class SpeedMonitor(pl.Callback):
             calm = not _doubtful(measured[-1])
             if calm or done > self.repeats or spent * (done + 1) / done > self.seconds:
                 return min(measured, key=_restlessness), done - 1
+
+    def _of_segments(
+        self,
+        task: RecognitionTask,
+        data: SegmentData,
+        clip: tuple[Tensor, Tensor],
+        figures: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Add what the input's modality costs to the figures, or compare RGB with flow."""
+        cost = 1e3 * data.segment_seconds(data.modality)  # ms
+        if cost:
+            slower = {name: v + cost for name, v in figures.items() if name.startswith("ms_frame")}
+            fps = {
+                name: 1e3 / (1e3 / v + cost)
+                for name, v in figures.items()
+                if name.startswith("fps")
+            }
+            return {**slower, **fps, "ms_modality": cost}
+        if len(task.head.levels) == 1 or task.temporal.key_frames is not None:
+            return {}
+        flow, seconds = data.flow, data.segment_seconds(data.flow)
+        return speeds_beside_flow(task, *clip, flow.channels, seconds, 0.1 * self.seconds)
 
 
 def _listed(intervals: Sequence[int]) -> str:

@@ -34,6 +34,7 @@ from data_modules.action_pace import mean_step
 from data_modules.action_sampling import action_sampler
 from data_modules.clips import ConsistentInterval
 from data_modules.modalities import Modality, choose_modality
+from data_modules.modality_cost import opening, time_segment
 from data_modules.sampling import EpochSampler, assign_snippets, mixed_order, share
 from data_modules.video_data import ClipLoader, OpenVideo, VideoDataModule, to_float
 from flowfeat.batches import ClipSampler, RecognitionBatch, StreamChunk, VideoSource
@@ -77,6 +78,7 @@ class ActionData(VideoDataModule):
         new_length: Differences or flows in a segment; None: the modality's own.
         flow_root: Precomputed flow, see ``modalities.StackedFlow``.
         flow_cache: Where flow is kept that had to be computed; None computes none.
+        flow_method: What computes it: dis, or tvl1 as in the papers.
         crop: Side in pixels of what the network sees.
         short_side: To which test pictures are resized before they are cropped.
         crops: Of a test video: 1, the centre, or 10, corners and centre plain and mirrored.
@@ -110,6 +112,7 @@ class ActionData(VideoDataModule):
         new_length: int | None = None,
         flow_root: str | Path | None = None,
         flow_cache: str | Path | None = None,
+        flow_method: str = "dis",
         crop: int = 224,
         short_side: int = 256,
         crops: int = 1,
@@ -137,7 +140,8 @@ class ActionData(VideoDataModule):
         self.root = Path(synthetic_root if root is None else root).expanduser()
         self.split, self.val_share, self.allow_missing = split, val_share, allow_missing
         self._videos, self._lists = videos, lists
-        self.modality = choose_modality(modality, new_length, flow_root, flow_cache)
+        self.modality = choose_modality(modality, new_length, flow_root, flow_cache, flow_method)
+        self.flow = choose_modality("flow", method=flow_method)  # beside which RGB is fast
         self.crop, self.crops, self.test_batch_size = crop, crops, test_batch_size
         self.corner_crops = CornerCrops.from_mapping(augment)
         self.reader = reader
@@ -210,6 +214,17 @@ class ActionData(VideoDataModule):
     def measured(self) -> dict[str, float | None]:
         """Return ``step_seconds``: the mean time from one segment to the next in training."""
         return {"step_seconds": mean_step(self._source("train"), self.sampler)}
+
+    def segment_seconds(self, modality: Modality, video: VideoSource | None = None) -> float:
+        """Return what a segment of a modality costs beyond decoding; see ``time_segment``.
+
+        Args:
+            modality: This module's own, or its ``flow``.
+            video: On whose first frames it is timed; None: on the first of a list that is read.
+        """
+        if video is None:
+            video = self.open_video(next(iter(self.parts.values()))[0].path)
+        return time_segment(modality, opening(video, modality), self.crop)
 
     def train_dataloader(self) -> ClipLoader:
         """Return training clips: every video once per epoch."""

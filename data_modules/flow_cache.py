@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.action_layout import RawFrames
+from data_modules.flow_methods import FlowMethod, flows, settings_of
 from data_modules.missing import contents
 from data_modules.synthetic.write_once import write_once
 from flowfeat.batches import VideoSource
@@ -82,7 +83,7 @@ def check_count(flow: FlowFolder, frames: int, video: Path) -> FlowFolder:
 
 @dataclass(frozen=True)
 class FlowCache:
-    """A folder with OpenCV's DIS flow of every video that was asked for.
+    """A folder with the flow of every video that was asked for.
 
     A video appears when all of its flow is there: a run that was cut off goes on where it was, and
     processes that compute the same video at once do not disturb each other. A video that was
@@ -90,9 +91,10 @@ class FlowCache:
 
     Args:
         root: Holds ``Class/video/{flow_x,flow_y}_00001.jpg`` ... and the manifest.
-        preset: OpenCV's settings, from fast to good.
+        preset: OpenCV's settings of DIS, from fast to good.
         bound: Pixels that become 0 and 255.
         quality: Of the JPEGs, 0 .. 100.
+        method: What computes it.
 
     Raises:
         ValueError: A setting outside its range.
@@ -102,6 +104,7 @@ class FlowCache:
     preset: Preset = "medium"
     bound: float = 20.0
     quality: int = 95
+    method: FlowMethod = "dis"
 
     def __post_init__(self) -> None:
         if self.preset not in get_args(Preset):
@@ -116,8 +119,8 @@ class FlowCache:
     @property
     def settings(self) -> dict[str, Any]:
         """What the flow of a video depends on, beside the video."""
-        values = {key: value for key, value in asdict(self).items() if key != "root"}
-        return {"method": "opencv_dis", "version": _VERSION, **values}
+        method = settings_of(self.method, self.preset)
+        return {**method, "version": _VERSION, "bound": self.bound, "quality": self.quality}
 
     def open(self, name: str, path: Path, video: VideoSource) -> FlowFolder:
         """Return the flow of a video, computed now or before.
@@ -171,7 +174,7 @@ class FlowCache:
             )
 
     def _write(self, folder: Path, video: VideoSource) -> None:
-        for number, flow in enumerate(self._flows(video), start=1):
+        for number, flow in enumerate(flows(_frames(video), self.method, self.preset), start=1):
             for direction, plane in zip(DIRECTIONS, np.moveaxis(flow, -1, 0), strict=True):
                 grey = np.ascontiguousarray(quantise(plane, self.bound))
                 done, data = cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
@@ -180,18 +183,10 @@ class FlowCache:
                     raise OSError(f"{path}: JPEG encoding failed")
                 path.write_bytes(data.tobytes())
 
-    def _flows(self, video: VideoSource) -> Iterator[NDArray[np.float32]]:
-        """Yield the flow (H, W, 2) from every frame to the next one."""
-        search = cv2.DISOpticalFlow.create(get_args(Preset).index(self.preset))
-        last: NDArray[np.uint8] | None = None
-        for start in range(0, len(video), _CHUNK):
-            for frame in video.read(range(start, min(start + _CHUNK, len(video)))):
-                grey = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-                if last is not None:
-                    # Without a field to start from: one of zeros changes the result.
-                    flow = search.calc(last, grey, None)  # type: ignore[call-overload]
-                    yield np.asarray(flow, np.float32)
-                last = grey
+
+def _frames(video: VideoSource) -> Iterator[NDArray[np.uint8]]:
+    for start in range(0, len(video), _CHUNK):
+        yield from video.read(range(start, min(start + _CHUNK, len(video))))
 
 
 def _bytes(path: Path) -> int | None:

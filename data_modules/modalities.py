@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data_modules.flow_cache import DIRECTIONS, FlowCache, FlowFolder, check_count
+from data_modules.flow_methods import FlowMethod, flow_method, flows
 from data_modules.resize import Frames
 from flowfeat.batches import VideoSource
 
@@ -80,6 +82,14 @@ class Modality(Protocol):
             flipped: Whether that mirrored them left and right.
         """
 
+    def compute(self, frames: Pictures, size: int) -> object:
+        """Do for one segment what the modality costs beyond decoding, for whoever times it.
+
+        Args:
+            frames: (``frames_needed``, H, W, 3) RGB, as decoded.
+            size: Side of what the network sees.
+        """
+
     def finish(self, frames: Tensor) -> Tensor:
         """Turn stacked pictures (..., S, H, W) in 0..1 into the input (..., channels, H, W)."""
 
@@ -116,6 +126,9 @@ class Rgb:
     def stack(self, pictures: Pictures, flipped: bool = False) -> Frames:
         return pictures
 
+    def compute(self, frames: Pictures, size: int) -> object:
+        return frames
+
     def finish(self, frames: Tensor) -> Tensor:
         return frames
 
@@ -150,6 +163,10 @@ class RgbDiff:
     def stack(self, pictures: Pictures, flipped: bool = False) -> Frames:
         return _merge(pictures, self.frames_needed)
 
+    def compute(self, frames: Pictures, size: int) -> object:
+        stacked = torch.from_numpy(self.stack(frames[:, :size, :size])).permute(0, 3, 1, 2)
+        return self.finish(stacked.float())
+
     def finish(self, frames: Tensor) -> Tensor:
         # Subtracted here, and not in the loader: differences do not fit into uint8.
         return frames[..., 3:, :, :] - frames[..., :-3, :, :]
@@ -165,6 +182,7 @@ class StackedFlow:
         new_length: Flows in a segment.
         root: A tree ``Class/video/{flow_x,flow_y}_00001.jpg`` of precomputed flow.
         cache: Where flow is kept that is not there.
+        method: What computes it.
 
     Raises:
         ValueError: ``new_length`` below 1.
@@ -174,6 +192,7 @@ class StackedFlow:
     new_length: int = 5
     root: Path | None = None
     cache: FlowCache | None = None
+    method: FlowMethod = "dis"
 
     def __post_init__(self) -> None:
         _check_length(self.new_length)
@@ -210,6 +229,9 @@ class StackedFlow:
             pictures[..., 0] = 255 - pictures[..., 0]  # what went right goes left in a mirror
         return _merge(pictures, self.new_length)
 
+    def compute(self, frames: Pictures, size: int) -> object:
+        return list(flows(frames, self.method, "medium"))
+
     def finish(self, frames: Tensor) -> Tensor:
         return frames
 
@@ -224,6 +246,7 @@ def choose_modality(
     new_length: int | None = None,
     flow_root: str | Path | None = None,
     flow_cache: str | Path | None = None,
+    method: str = "dis",
 ) -> Modality:
     """Build a modality from a config's values.
 
@@ -231,7 +254,9 @@ def choose_modality(
         name: One of ``MODALITIES``.
         new_length: None for the modality's own: 1, or 5.
         flow_root: Of :class:`StackedFlow`.
-        flow_cache: Folder of the :class:`FlowCache`; None computes no flow.
+        flow_cache: Folder of the :class:`FlowCache`; None computes no flow. Flow of another method
+            than DIS lies beside it, in ``<flow_cache>_<method>``.
+        method: What computes flow, ``dis`` or ``tvl1``.
 
     Raises:
         ValueError: An unknown name, or a length that the modality cannot have.
@@ -243,9 +268,15 @@ def choose_modality(
         if new_length not in (None, 1):
             raise ValueError(f"data.new_length={new_length}: expected 1 for modality rgb")
         return Rgb()
+    computed_by = flow_method(method)
     length = 5 if new_length is None else new_length
     if name == "rgb_diff":
         return RgbDiff(length)
     root = None if flow_root is None else Path(flow_root).expanduser()
-    cache = None if flow_cache is None else FlowCache(Path(flow_cache).expanduser())
-    return StackedFlow(length, root, cache)
+    cache = None
+    if flow_cache is not None:
+        folder = Path(flow_cache).expanduser()
+        if computed_by != "dis":
+            folder = folder.with_name(f"{folder.name}_{computed_by}")
+        cache = FlowCache(folder, method=computed_by)
+    return StackedFlow(length, root, cache, computed_by)

@@ -30,7 +30,7 @@ in pixels of its own grid, from the current frame to the key frame.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,25 @@ class MeasuredData(Protocol):
 
     def measured(self) -> dict[str, float | None]:
         """Return what checkpoints keep, by name, after ``setup("fit")``; None: it has none."""
+
+
+class SegmentCost(Protocol):
+    """What a segment of an action clip is made of: RGB, differences, flow."""
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input."""
+
+
+@runtime_checkable
+class SegmentData(Protocol):
+    """A data module of recognition, whose input may have to be computed from frames."""
+
+    modality: SegmentCost  # of its segments
+    flow: SegmentCost  # flow as it would compute it
+
+    def segment_seconds(self, modality: Any, video: "VideoSource | None" = None) -> float:
+        """Return what a segment of a modality costs beyond decoding and resizing."""
 
 
 class VideoData(Protocol):

@@ -149,7 +149,8 @@ def _predict_actions(
         ) from None
     seconds = time.perf_counter() - begin
     log.info(f"wrote {finals[0]}, {finals[1].name} and {picture.name}")
-    return WindowsSummary(video.name, len(video.windows), video.shown, seconds, clock).line()
+    cost = data.segment_seconds(data.modality, video.source)
+    return WindowsSummary(video.name, len(video.windows), video.shown, seconds, clock, cost).line()
 
 
 def _seconds(arguments: Mapping[str, str], name: str, default: float) -> float:

@@ -15,12 +15,25 @@ from torchmetrics import MeanMetric
 
 from callbacks.speed_monitor import SpeedMonitor
 from flowfeat.evaluation import evaluate
+from flowfeat.features.first_layer import copy_for_channels
+from flowfeat.features.timm_features import TimmFeatures
 from flowfeat.flow.opencv_flow import DIS
-from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
+from flowfeat.heads.recognition import Recognition
+from flowfeat.interfaces import (
+    FeatureNetwork,
+    Features,
+    Flow,
+    FlowNetwork,
+    Output,
+    TaskHead,
+    TemporalModule,
+)
 from flowfeat.key_frames.schedules import Fixed
+from flowfeat.metering import count_flops
 from flowfeat.optimization import Optimization
 from flowfeat.speed import speedup_eq7
 from flowfeat.stream_speed import Speeds, StreamSpeed
+from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.temporal.feature_flow import FeatureFlow
 from flowfeat.temporal.hold import Hold
@@ -190,6 +203,72 @@ def test_a_method_without_key_frames_has_no_speedup(trainer: Any) -> None:
     report = evaluate(trainer(SpeedMonitor(8, 0.2)), Task(PerFrame(Sleepy())), Chunks(*STREAM))
     assert report["fps"] == pytest.approx(100)  # N_feat sleeps for 10 ms
     assert not [key for key in report if key.startswith("speedup")]
+
+
+class SleepyOff(PerFrame):
+    """Two levels, of which the second takes 5 ms more than the feature network."""
+
+    def __init__(self) -> None:
+        super().__init__(Sleepy())
+        self.channels, self.strides = (6, 6), (8, 8)
+
+    def step(self, frames: Tensor, starts: Tensor, state: Any | None) -> tuple[Output, None]:
+        output, _ = super().step(frames, starts, state)
+        time.sleep(0.005)
+        valid = torch.ones(len(frames), 2, dtype=torch.bool)
+        return output._replace(features=output.features * 2, valid=valid), None
+
+
+class Segments(Chunks):
+    """Clips whose modality takes so many seconds a segment, and whose flow takes 0.025."""
+
+    def __init__(self, seconds: float) -> None:
+        actions = {"actions": torch.tensor([0]), "repeats": torch.zeros(1, 4, dtype=torch.bool)}
+        super().__init__(chunk("a", 0, 4) | actions)
+        self.modality, self.flow = SimpleNamespace(channels=3), SimpleNamespace(channels=10)
+        self.seconds = seconds
+
+    def segment_seconds(self, modality: Any, video: Any = None) -> float:
+        return 0.025 if modality is self.flow else self.seconds
+
+
+def recognition(temporal: TemporalModule, levels: int) -> RecognitionTask:
+    head = Recognition(temporal.channels, temporal.strides, 2, motion_levels=levels - 1)
+    return RecognitionTask(temporal, head, ("a", "b"), OPTIMIZATION)
+
+
+def test_fps_counts_what_the_modality_computes(trainer: Any) -> None:
+    """N_feat takes 10 ms and the flow of a segment 15: 40 segments a second, not 100."""
+    task = recognition(PerFrame(Sleepy()), 1)
+    report = evaluate(trainer(SpeedMonitor(8, 0.2)), task, Segments(0.015))
+    expected = {"fps": 40, "ms_modality": 15, "ms_frame_p50": 25, "ms_frame_max": 25}
+    assert {key: report[key] for key in expected} == pytest.approx(expected)
+    assert report["ms_N_feat"] == pytest.approx(10)
+    plain = evaluate(trainer(SpeedMonitor(8, 0.2)), task, Segments(0.0))
+    assert plain["fps"] == pytest.approx(100)
+    assert not {"ms_modality", "speed_over_rgb", "speed_over_rgb_flow"} & set(plain)
+
+
+def test_off_on_rgb_is_compared_with_rgb_and_with_flow(trainer: Any) -> None:
+    """15 ms of RGB and OFF; 10 of RGB alone; 10 of RGB, 10 of a network on flow, 25 of the flow."""
+    task = recognition(SleepyOff(), 2)
+    report = evaluate(trainer(SpeedMonitor(8, 2.0)), task, Segments(0.0))
+    assert report["speed_over_rgb"] == pytest.approx(10 / 15)
+    assert report["speed_over_rgb_flow"] == pytest.approx((10 + 10 + 25) / 15)
+
+
+def test_the_network_on_flow_is_the_rgb_one_with_a_wider_first_layer() -> None:
+    features = TimmFeatures("test_resnet", reduce_to=8, norm="group").eval()
+    wide = copy_for_channels(features, 10)
+    frames, flow = torch.rand(1, 3, 64, 96), torch.rand(1, 10, 64, 96)
+    ours, theirs = (
+        count_flops(lambda n=n, f=f: n(f)) for n, f in ((features, frames), (wide, flow))
+    )  # type: ignore[misc]
+    first = next(m for m in features.modules() if isinstance(m, nn.Conv2d))
+    cells = 64 * 96 // first.stride[0] ** 2
+    kernel = 2 * first.kernel_size[0] ** 2 * first.out_channels
+    assert theirs - ours == cells * kernel * 7
+    assert features(frames)[-1].shape == wide(flow)[-1].shape
 
 
 class Kept(SpeedMonitor):

@@ -1,5 +1,6 @@
 """The flow cache against known motion, and against processes, leftovers and other settings."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,33 @@ def test_known_motion(tmp_path: Path) -> None:
     pixels = (pictures / 255 - 0.5) * 40
     inner = pixels[:, 12:-12, 12:-12]
     assert np.abs(np.median(inner, axis=(1, 2)) - (3, -2)).max() < 0.2
+
+
+def test_tvl1_sees_the_same_motion_and_keeps_a_cache_of_its_own(tmp_path: Path) -> None:
+    video = Shift(3, 3, -2)
+    flow = FlowCache(tmp_path, method="tvl1").open("A/a", tmp_path / "a", video)
+    assert len(flow) == 2
+    pixels = (flow.read([0, 1]).astype(float) / 255 - 0.5) * 40
+    inner = pixels[:, 12:-12, 12:-12]
+    assert np.abs(np.median(inner, axis=(1, 2)) - (3, -2)).max() < 0.2
+    with pytest.raises(ValueError, match=r"made with .*skimage_tvl1.*expected .*opencv_dis"):
+        FlowCache(tmp_path).open("A/a", tmp_path / "a", video)
+
+
+def test_tvl1_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.registration", None)
+    with pytest.raises(ValueError, match=r"data.flow_method=tvl1: .*pip install -e '.\[tvl1\]'"):
+        FlowCache(tmp_path, method="tvl1").open("A/a", tmp_path / "a", Shift(3, 1, 0))
+
+
+def test_the_settings_of_dis_are_those_of_the_caches_that_exist() -> None:
+    assert FlowCache(Path("anywhere")).settings == {
+        "method": "opencv_dis",
+        "version": 2,
+        "preset": "medium",
+        "bound": 20.0,
+        "quality": 95,
+    }
 
 
 def test_computed_once_and_resumed(tmp_path: Path) -> None:

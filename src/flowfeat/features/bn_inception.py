@@ -13,7 +13,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flowfeat.features.first_layer import input_statistics
+from flowfeat.features.first_layer import average_first_layer, input_statistics
 from flowfeat.features.timm_features import TimmFeatures
 
 OFF_TAPS = (0, 1, 2, 3, 4, 5, 6, 8, 9)
@@ -242,16 +242,8 @@ class BnInception(TimmFeatures):
             usual = ([value / 255 for value in (128, 117, 104)], [1 / 255] * 3)  # RGB, as frames
         self.mean, self.std = input_statistics(in_channels, (mean, std), usual)
         if in_channels != 3:
-            _average_first_layer(self.backbone, in_channels)
+            average_first_layer(self.backbone, in_channels)
 
     def _normal(self, frames: Tensor) -> Tensor:
         normal = super()._normal(frames)
         return normal.flip(1) if self.bgr else normal
-
-
-def _average_first_layer(backbone: nn.Module, channels: int) -> None:
-    """Let the first layer see other channels: its average over RGB for each (TSN)."""
-    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
-    weight = first.weight.detach().mean(dim=1, keepdim=True).repeat(1, channels, 1, 1)
-    first.weight = nn.Parameter(weight, requires_grad=first.weight.requires_grad)
-    first.in_channels = channels

@@ -1,11 +1,15 @@
 """Input of other channels than RGB: the first convolution made from that of an RGB network."""
 
+import copy
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 RGB = 3
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def widen_first_layer(rgb: nn.Module, wide: nn.Module) -> None:
@@ -30,6 +34,24 @@ def widen_first_layer(rgb: nn.Module, wide: nn.Module) -> None:
             )
         theirs[name] = kernel.mean(1, keepdim=True).expand(shape)
     wide.load_state_dict(theirs)
+
+
+def average_first_layer(backbone: nn.Module, channels: int) -> None:
+    """Let the first layer see other channels: its average over RGB for each (TSN)."""
+    first = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
+    weight = first.weight.detach().mean(dim=1, keepdim=True).repeat(1, channels, 1, 1)
+    first.weight = nn.Parameter(weight, requires_grad=first.weight.requires_grad)
+    first.in_channels = channels
+
+
+def copy_for_channels(features: Network, channels: int) -> Network:
+    """Return a copy of an RGB network that takes other channels: as costly, of other results."""
+    wide = copy.deepcopy(features)
+    average_first_layer(wide, channels)
+    for statistic in ("mean", "std"):
+        if isinstance(value := getattr(wide, statistic, None), Tensor):
+            setattr(wide, statistic, value.mean(0, keepdim=True))
+    return wide
 
 
 def input_statistics(
