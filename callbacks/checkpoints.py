@@ -16,6 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from flowfeat.divergence import DivergedError
+
 log = logging.getLogger(__name__)
 
 ASK_EVERY = 10
@@ -152,11 +154,12 @@ class Checkpoints(Checkpoint):
         interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
         # Ranks save together; a rank that fails alone would wait for the others for ever.
         together = interrupted or trainer.world_size == 1
+        lost = self._failed or isinstance(exception, DivergedError)  # nothing worth keeping
         new = trainer.global_step > max(self._first_step, self._saved_step)
-        if fitting and together and new and not self._failed:
+        if fitting and together and new and not lost:
             try:
                 self._save(trainer)
-            except OSError as error:  # what interrupted the training matters more
+            except (OSError, DivergedError) as error:  # what interrupted the training matters more
                 log.error(f"the newest state is lost: {error}")
         path = Path(trainer.default_root_dir) / "last.ckpt"
         if interrupted and trainer.is_global_zero:

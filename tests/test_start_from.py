@@ -235,6 +235,16 @@ def test_what_does_not_fit_is_one_line(stored, words, said):
     assert "\n" not in str(refusal.value)
 
 
+def test_weights_of_a_diverged_run_are_refused(stored, tmp_path):
+    content = torch.load(stored["per_frame"], weights_only=True)
+    name = next(n for n in content["state_dict"] if n.startswith("temporal.features."))
+    content["state_dict"][name].view(-1)[0] = float("inf")
+    torch.save(content, tmp_path / "last.ckpt")
+    config = dff("dff", f"start_from.features={tmp_path / 'last.ckpt'}")
+    with pytest.raises(ValueError, match=rf"last\.ckpt: {name} is not finite"):
+        start_parts(build(config, 0), config)
+
+
 def test_a_head_of_other_classes_is_refused(stored):
     config = dff("dff", f"start_from.features={stored['per_frame']}")
     task = build_task(config, ("a", "b", "c", "d"))

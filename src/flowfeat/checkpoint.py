@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from flowfeat import trust
 from flowfeat.build import build_task
 from flowfeat.features.timm_hub import Architecture
+from flowfeat.finite import require_finite
 from flowfeat.stored_config import without_reach, without_weights
 from flowfeat.tasks.task import Task
 
@@ -92,7 +93,7 @@ def read_checkpoint(
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: A file that is not a checkpoint of flowfeat.
+        ValueError: A file that is not a checkpoint of flowfeat, or one of a diverged training.
         PermissionError: A config that names code outside the allow-list, or asks a model hub.
     """
     return checkpoint_of(read_content(path), path, allow, typed)
@@ -144,6 +145,7 @@ def checkpoint_of(
     config.trust = list(allow)
     measured = _figures(record.get("measured", {}), path)
     weights = content["state_dict"]
+    require_finite(weights, path)
     return Checkpoint(path, config, trained, tuple(record["classes"]), weights, measured)
 
 

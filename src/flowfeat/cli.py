@@ -45,6 +45,10 @@ class UsageError(ValueError):
     """Bad input; the message is the one line that the user reads."""
 
 
+class RunFailedError(Exception):
+    """A run that ends badly although its input was fine; the message is the one line."""
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Compose configs/config.yaml with Hydra overrides.
 
@@ -139,14 +143,17 @@ def one_line(error: BaseException) -> str:
 
 
 def fail(error: BaseException, folder: Path | None = None) -> None:
-    """Print the one line, keep the traceback in the run folder, and leave with status 2."""
+    """Print the one line, keep the traceback in the run folder, and leave with status 2.
+
+    The status of a run that failed by itself is 1.
+    """
     if os.environ.get("FLOWFEAT_TRACEBACK"):
         traceback.print_exception(error)
     sys.stderr.write(f"flowfeat: error: {one_line(error)}\n")
     if folder is not None and os.access(folder, os.W_OK):
         with suppress(OSError):  # a full disk may be what is being reported
             (folder / "error.log").write_text("".join(traceback.format_exception(error)))
-    raise SystemExit(2)
+    raise SystemExit(1 if isinstance(error, RunFailedError) else 2)
 
 
 def run(function: Callable[[DictConfig, Path], None]) -> None:
@@ -167,7 +174,7 @@ def run(function: Callable[[DictConfig, Path], None]) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
             function(config, folder)
-        except USER_ERRORS as error:
+        except (RunFailedError, *USER_ERRORS) as error:
             fail(error, folder)
 
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(guarded)()

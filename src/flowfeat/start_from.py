@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from flowfeat.checkpoint import KEY, Checkpoint, checkpoint_of, read_content
+from flowfeat.finite import require_finite
 from flowfeat.flow.flownet_weights import map_public, public_weights
 from flowfeat.tasks.task import Task
 
@@ -129,6 +130,7 @@ def _load_public(flow: nn.Module, content: object, path: str) -> bool:
         )
     if public is None:
         return False
+    require_finite(public, path)
     mapped = map_public(public, flow.state_dict())
     _fill("flow", flow, mapped.weights, Path(path))
     log.info(

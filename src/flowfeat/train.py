@@ -18,6 +18,7 @@ from flowfeat import cli
 from flowfeat.batches import MeasuredData
 from flowfeat.build import build_data, build_task
 from flowfeat.checkpoint import Provenance, architecture_of, write_checkpoint
+from flowfeat.divergence import DivergedError, FiniteTraining
 from flowfeat.evaluation import evaluate
 from flowfeat.expected import Expected, read_expected, verdict
 from flowfeat.first_stage import first_stage_figures, with_first_stage
@@ -163,7 +164,7 @@ def build_trainer(
     try:
         trainer: pl.Trainer = make(
             default_root_dir=folder,
-            callbacks=callbacks,
+            callbacks=[*callbacks, FiniteTraining()],
             logger=loggers or False,
             use_distributed_sampler=False,
             **changes,
@@ -239,6 +240,10 @@ def run(config: DictConfig, folder: Path) -> None:
     except SIGTERMException:  # in the warm-up, of which nothing is kept
         log.warning("terminated before the first checkpoint")
         raise SystemExit(128 + signal.SIGTERM) from None
+    except DivergedError:  # on all ranks; the first one says it
+        if is_first():
+            raise
+        raise SystemExit(1) from None
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
 

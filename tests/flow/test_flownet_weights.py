@@ -178,6 +178,11 @@ def without(name: str) -> dict[str, Tensor]:
             r"found weight_ih_l0, weight_hh_l0, bias_ih_l0, ... \(8 names\)$",
         ),
         (
+            lambda: public().state_dict() | {"conv2.0.bias": torch.tensor([1.0, float("nan")])},
+            (),
+            r"x\.pth: conv2\.0\.bias is not finite",
+        ),
+        (
             lambda: torch.zeros(1),
             (),
             r"\(conv1.0.weight, ...\), found Tensor$",

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from flowfeat.features.first_layer import RGB, widen_first_layer
+from flowfeat.finite import require_finite
 
 
 def build_backbone(
@@ -70,8 +71,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"features.checkpoint_path={path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError) as error:
         raise ValueError(f"{path}: expected a file of weights ({type(error).__name__})") from error
     for key in ("state_dict", "model"):
@@ -79,6 +81,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path}: expected a dict of tensors, found {type(content).__name__}")
+    require_finite(content, path)
     return content
 
 
