@@ -4,7 +4,7 @@ Albumentations has no target for displacements, which must turn, grow and flip w
 colours are its matter here too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.augment import Augment
+from data_modules.flow_photometric import Photometric
 from data_modules.options import AugmentOptions, check_crop_fits, checked_crop
 
 Matrix = NDArray[np.float64]
@@ -46,6 +47,7 @@ class FlowAugment(AugmentOptions):
         contrast: Likewise.
         saturation: Likewise.
         hue: Largest turn, 0 .. 0.5.
+        photometric: Options of :class:`Photometric`, FlowNet's own changes of colour, made last.
     """
 
     crop: Sequence[int] | None = None
@@ -59,6 +61,7 @@ class FlowAugment(AugmentOptions):
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    photometric: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("flip", "flip_vertical", "translation", "relative"):
@@ -72,7 +75,7 @@ class FlowAugment(AugmentOptions):
                 f"data.augment.scale={list(self.scale)}: expected [least, most], both above 0"
             )
         self.crop = checked_crop(self.crop)
-        _ = self._colour  # its numbers are checked there
+        _ = self._colour, self._photometric  # their numbers are checked there
 
     def __call__(
         self,
@@ -97,6 +100,8 @@ class FlowAugment(AugmentOptions):
         frames = np.stack((moved.current, moved.key))
         nothing = np.zeros((0, 4), np.float32)
         coloured = self._colour(frames, nothing, int(rng.integers(2**31))).frames
+        if self._photometric is not None:
+            coloured = self._photometric(coloured, rng)
         return moved._replace(current=coloured[0], key=coloured[1])
 
     @cached_property
@@ -107,6 +112,10 @@ class FlowAugment(AugmentOptions):
             saturation=self.saturation,
             hue=self.hue,
         )
+
+    @cached_property
+    def _photometric(self) -> Photometric | None:
+        return None if self.photometric is None else Photometric.from_mapping(self.photometric)
 
     def _place(
         self, rng: np.random.Generator, size: tuple[int, int], out: tuple[int, int]

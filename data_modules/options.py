@@ -43,14 +43,16 @@ def check_synthetic(kind: type, values: Mapping[str, Any]) -> None:
 class AugmentOptions:
     """What the dataclasses that `data.augment` becomes share."""
 
+    key = "data.augment"  # where their options stand
+
     @classmethod
     def from_mapping(cls, options: Mapping[str, Any] | None) -> Self:
         """Build from a config's mapping; ValueError names a wrong value, or the known keys."""
         known = [field.name for field in fields(cls)]  # type: ignore[arg-type]  # of dataclasses
         for name in options or {}:
             if name not in known:
-                raise ValueError(f"data.augment.{name}: expected one of {', '.join(known)}")
-        check_values(cls, options or {}, "data.augment.")
+                raise ValueError(f"{cls.key}.{name}: expected one of {', '.join(known)}")
+        check_values(cls, options or {}, f"{cls.key}.")
         return cls(**dict(options or {}))
 
 

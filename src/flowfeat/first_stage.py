@@ -33,7 +33,10 @@ OWN = (
 NEVER = (*OWN, "resume", "optim.factors")
 """What the first stage takes from no command line: `optim.factors` says what the second one keeps
 as it is."""
-ASIDE = ("run_root", "resume", "logger", "profile", "trust", "expected")
+ASIDE = (
+    *("run_root", "resume", "logger", "profile", "trust", "expected"),
+    *("pretrained_on", "allow_random"),
+)
 """What two runs with the same result may differ in, beside their progress bars."""
 
 

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flowfeat import cli
 from flowfeat.checkpoint import Checkpoint, read_checkpoint
 
-PRESETS = ("task", "method", "experiment", "modality", "training")
+PRESETS = ("task", "learned_flow", "method", "experiment", "modality", "training")
 """Groups that choose or fill other groups; a checkpoint has chosen already."""
 
 

@@ -23,6 +23,7 @@ from flowfeat.evaluation import evaluate
 from flowfeat.expected import Expected, read_expected, verdict
 from flowfeat.first_stage import first_stage_figures, with_first_stage
 from flowfeat.optimization import thawed
+from flowfeat.pretrained import require_pretrained
 from flowfeat.processes import is_first, require_common_folder
 from flowfeat.report import peak_memory_gb, print_table, write_results
 from flowfeat.resume import check_resumed, find_last
@@ -44,6 +45,7 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
         config: The composed config.
         folder: The run folder: config, checkpoints, `metrics.csv`, `results.json`, pictures.
     """
+    require_pretrained(config)
     pl.seed_everything(cli.checked_seed(config), workers=True, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
     if is_first():

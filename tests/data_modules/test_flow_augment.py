@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from data_modules.flow_augment import FlowAugment, move_pair
+from data_modules.flow_photometric import Photometric
 from data_modules.synthetic.scenes import Scene, SceneSettings
 
 HEIGHT, WIDTH = 60, 80
@@ -161,9 +162,54 @@ def test_colours_change_both_frames_alike_and_leave_the_flow():
     np.testing.assert_allclose(one.flow, flow, atol=1e-5)
 
 
+def grey(level: int) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"channels": [0.5, 0.5]}, 0.2),
+        ({"gamma": [2.0, 2.0]}, 0.16),
+        ({"contrast": [-0.8, -0.8]}, 0.5 - 0.1 * 0.2),
+        ({"contrast": [0.4, 0.4]}, 0.5 - 0.1 * 1.4),
+        ({"channels": [2.0, 2.0], "gamma": [0.5, 0.5], "contrast": [-0.5, -0.5]}, 0.6972),
+    ],
+)
+def test_colours_of_flownet_by_hand(options, expected):
+    """Of a level of 0.4; the last: ((2 * 0.4) ** 0.5 - 0.5) / 2 + 0.5."""
+    frames = np.stack([grey(102), grey(102)])
+    changed = Photometric(**options)(frames, np.random.default_rng(0))
+    np.testing.assert_allclose(changed / 255, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_noise_is_each_frames_own_and_the_rest_is_common():
+    flow = affine_flow(np.eye(3), HEIGHT, WIDTH)
+    ranges = {"channels": [0.5, 2.0], "gamma": [0.7, 1.5], "contrast": [-0.8, 0.4]}
+    common = FlowAugment(photometric={**ranges, "brightness": 0.2})
+    noisy = FlowAugment(photometric={"noise": 0.04})
+    deviations = []
+    for seed in range(40):
+        pair = common(grey(102), grey(102), flow, seed)
+        np.testing.assert_array_equal(pair.current, pair.key)
+        pair = noisy(grey(102), grey(102), flow, seed)
+        difference = pair.current.astype(float) - pair.key
+        assert abs(difference.mean()) < 1
+        deviations.append(difference.std() / np.sqrt(2) / 255)
+    assert 0 <= min(deviations) < 0.005  # uniform in 0 .. 0.04
+    assert 0.035 < max(deviations) < 0.041
+    assert 0.015 < np.mean(deviations) < 0.025
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"photometric": {"gama": 1}}, r"data.augment.photometric.gama: expected one of channels"),
+        (
+            {"photometric": {"gamma": [2, 1]}},
+            r"gamma=\[2, 1\]: expected \[least, most\]",
+        ),
+        ({"photometric": {"noise": 4}}, r"data.augment.photometric.noise=4: expected 0 .. 1"),
         ({"flop": 0.5}, "data.augment.flop: expected one of crop, flip, "),
         ({"flip": 1.5}, r"data.augment.flip=1.5: expected 0 .. 1"),
         ({"scale": [1.2, 0.8]}, r"data.augment.scale=\[1.2, 0.8\]: expected \[least, most\]"),
