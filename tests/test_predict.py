@@ -318,6 +318,14 @@ def test_the_summary_is_one_line(ckpt):
     assert line.endswith("12 frames; doubtful: s = 6.00 is more than l = 4 can give)")
 
 
+def test_the_encoder_takes_the_fast_way_unless_told(monkeypatch, ckpt, clip, tmp_path):
+    video = tmp_path / "clip #1.mp4"
+    for words, effort in (((), b"2"), (("preset=ultrafast",), b"0")):
+        run(monkeypatch, ckpt, clip, f"out={tmp_path}", *words)
+        # x264 writes its settings into the file: veryfast searches motion with an effort of 2.
+        assert re.search(rb"subme=(\d+)", video.read_bytes())[1] == effort
+
+
 def test_no_time_is_spent_on_a_comparison_that_nobody_asked_for(
     monkeypatch, caplog, ckpt, clip, tmp_path
 ):
@@ -348,6 +356,7 @@ def test_detections_go_back_to_original_pixels(ckpt):
         (("baseline=-1",), "baseline=-1: expected a number of at least 0"),
         (("acceleration.cuda_graphs=true",), "acceleration.cuda_graphs=true: needs an NVIDIA GPU"),
         (("baseline=1.5",), "baseline=1.5: expected a whole number"),
+        (("preset=quick",), "preset=quick: expected one of ultrafast, superfast, veryfast, "),
         (("trainer.accelerator=gpuu",), "trainer.accelerator=gpuu, trainer.devices=1: You sel"),
         (("key_frames.interval=0",), "key_frames.interval: expected an integer >= 1, found 0"),
         (("key_frames.speed=0",), "key_frames.speed: unknown key, expected one of key_frames: "),

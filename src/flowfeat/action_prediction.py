@@ -78,6 +78,7 @@ def write_windows(
     finals: tuple[Path, Path, Path],
     threshold: float,
     crf: int,
+    preset: str,
 ) -> None:
     """Write the video, the JSON lines and the timeline, all of them or none.
 
@@ -88,6 +89,7 @@ def write_windows(
         finals: Where the video, the lines and the timeline go.
         threshold: Least probability of a class on the pictures.
         crf: Quality of the video.
+        preset: Effort of its encoder.
 
     Raises:
         ValueError: The video cannot be read to its end.
@@ -97,7 +99,7 @@ def write_windows(
     with (
         whole(finals[2]) as picture,
         whole_file(finals[1]) as lines,
-        VideoWriter(finals[0], fps, video.source.size, crf=crf) as pictures,
+        VideoWriter(finals[0], fps, video.source.size, crf=crf, preset=preset) as pictures,
     ):
         found = predict_windows(task, video, clock)
         for prediction in track(found, video.name, len(video.windows)):

@@ -83,6 +83,7 @@ class Drawing(NamedTuple):
     threshold: float  # least score of what is drawn
     beside: bool  # the frame as it came at the left, the result at the right
     crf: int  # constant quality, lower is better
+    preset: str  # effort of the encoder
 
 
 class Finals(NamedTuple):
@@ -140,7 +141,9 @@ def _write(
     size = (height, 2 * width if drawing.beside else width)
     with (
         whole_file(finals.lines) as lines,
-        VideoWriter(finals.video, source.fps, size, crf=drawing.crf) as pictures,
+        VideoWriter(
+            finals.video, source.fps, size, crf=drawing.crf, preset=drawing.preset
+        ) as pictures,
         nullcontext() if finals.maps is None else LabelWriter(finals.maps) as labels,
     ):
 

@@ -13,6 +13,11 @@ from flowfeat.written_aside import WrittenAside, aside
 
 _SMPTE170M = 6  # the matrix by which pictures are converted; told, so that players do not guess
 _CRF_CODECS = ("libx264", "libx265")
+PRESETS = (
+    *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+    *("medium", "slow", "slower", "veryslow", "placebo"),
+)
+"""Of x264 and x265, from the least effort to the most."""
 
 
 class VideoWriter(WrittenAside):
@@ -30,6 +35,8 @@ class VideoWriter(WrittenAside):
         codec: Name of an encoder: ``libx264``, ``mpeg4``, ...
         crf: Constant quality, lower is better: 0 .. 51 for H.264 and H.265, the quantiser
             1 .. 31 for others.
+        preset: Of H.264 and H.265: how much effort goes into a small file, one of ``PRESETS``; None
+            leaves it to the encoder (medium).
         gop: Frames from key frame to key frame at most; None leaves it to the encoder.
         threads: 1 gives the same bytes on every machine; None uses all cores.
 
@@ -47,6 +54,7 @@ class VideoWriter(WrittenAside):
         crf: int = 20,
         gop: int | None = None,
         threads: int | None = None,
+        preset: str | None = None,
     ) -> None:
         if not 0 < fps < 1000:
             raise ValueError(f"fps {fps}: expected above 0 and below 1000")
@@ -59,6 +67,10 @@ class VideoWriter(WrittenAside):
             raise ValueError(f"crf {crf}: expected 0 .. {highest} for {codec}")
         if gop is not None and gop < 1:
             raise ValueError(f"gop {gop}: expected at least 1")
+        if preset is not None and codec not in _CRF_CODECS:
+            raise ValueError(f"preset {preset}: {codec} has none, expected None")
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"preset {preset}: expected one of {', '.join(PRESETS)}")
         self.path = Path(path)
         self.size = (int(size[0]), int(size[1]))
         self.frames = 0
@@ -70,17 +82,25 @@ class VideoWriter(WrittenAside):
         except (av.FFmpegError, ValueError) as error:
             raise _refused(self.path, error) from error
         try:
-            self._stream = self._encoder(codec, rate, crf, gop, threads)
+            self._stream = self._encoder(codec, rate, crf, gop, threads, preset)
             self._container.start_encoding()  # opens the file, so that it is refused now or never
         except (av.FFmpegError, ValueError) as error:
             self.discard()
             raise _refused(self.path, error) from error
 
     def _encoder(
-        self, codec: str, rate: Fraction, crf: int, gop: int | None, threads: int | None
+        self,
+        codec: str,
+        rate: Fraction,
+        crf: int,
+        gop: int | None,
+        threads: int | None,
+        preset: str | None,
     ) -> Any:
         """Add the video stream; its true types differ between versions of the stubs."""
         options = {"crf": str(crf)} if codec in _CRF_CODECS else {}
+        if preset is not None:
+            options["preset"] = preset
         if codec == "libx264" and threads == 1:
             # Its macroblock tree reads memory that nobody wrote: one run in fifty would differ.
             options["x264-params"] = "mbtree=0"

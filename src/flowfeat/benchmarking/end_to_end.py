@@ -17,7 +17,9 @@ from flowfeat.speed import seconds_of
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.video_prediction import Drawing, Finals, Video, predict_video
 
-DRAWING = Drawing(threshold=0.3, beside=False, crf=20)  # as `predict` draws by default
+DRAWING = Drawing(
+    threshold=0.3, beside=False, crf=20, preset="veryfast"
+)  # as `predict` draws by default
 
 
 class Opening:
