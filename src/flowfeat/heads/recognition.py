@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from flowfeat.draws import drop, mix
 from flowfeat.interfaces import Features, TaskHead
+
+_OWN = 2**40  # keeps the head's draws apart from those of a method's layers
 
 
 class StepScores(NamedTuple):
@@ -98,16 +101,11 @@ class Recognition(TaskHead):
             seeds: (B,), 0 or more.
         """
         # The global generator would give other draws after a resume, or on other ranks.
-        if not self.dropout:
-            return tuple(pooled)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-        dropped = []
-        for maps in pooled:
-            shape = (len(maps) // len(seeds), maps.shape[1])
-            draws = torch.cat([torch.rand(shape, generator=g) for g in generators])
-            kept = (draws >= self.dropout).to(maps) / (1 - self.dropout)
-            dropped.append(maps * kept)
-        return tuple(dropped)
+        steps = torch.arange(len(pooled[0]) // len(seeds), device=seeds.device)
+        rows = mix(seeds[:, None], steps).flatten()  # (B * S,)
+        return tuple(
+            drop(maps, self.dropout, mix(rows, _OWN + level)) for level, maps in enumerate(pooled)
+        )
 
     def scores(self, pooled: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Classify pooled levels (B, C_l): (B, C) each."""
