@@ -171,4 +171,4 @@ def run(config: DictConfig, folder: Path) -> None:
 
 def main() -> None:
     """Entry point of `flowfeat-benchmark-data`."""
-    cli.run(run)
+    cli.run(__name__)

@@ -3,17 +3,12 @@
 import logging
 import sys
 
+from data_modules.commands import DEGRADE
 from data_modules.restoration_data import RestorationData
 from flowfeat import cli, overrides
 from flowfeat.trust import build
 
 log = logging.getLogger(__name__)
-
-USAGE = (
-    "flowfeat-degrade data=vimeo90k|video_folder data.root=<folder> "
-    "[data.codec=jpeg2000|h264|h265] [data.quality=20] [data.degraded=<folder>] [workers=<cores>] "
-    "[overrides]"
-)
 
 
 def degrade(command: overrides.Command) -> str:
@@ -28,7 +23,7 @@ def degrade(command: overrides.Command) -> str:
     if not isinstance(data, RestorationData):
         raise cli.UsageError(
             f"data={config.data._target_.rpartition('.')[2]}: expected data=vimeo90k or "
-            f"data=video_folder; usage: {USAGE}"
+            f"data=video_folder; usage: {DEGRADE.usage}"
         )
     workers = overrides.whole(command.arguments, "workers", 0, least=0)
     return data.degrade(workers or None)
@@ -39,8 +34,8 @@ def main() -> None:
     cli.quiet_lightning()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        log.info(degrade(overrides.take_apart(USAGE, (), ("workers",))))
-    except cli.USER_ERRORS as error:
+        log.info(degrade(DEGRADE.command()))
+    except cli.user_errors() as error:
         cli.fail(error)
     except KeyboardInterrupt as error:
         sys.stderr.write(f"flowfeat: {str(error) or 'interrupted'}\n")

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from flowfeat import methods
-from flowfeat.methods import Cell, cell_table, choices, remarks, try_all, try_pair
+from flowfeat.cli import choices
+from flowfeat.methods import Cell, cell_table, remarks, try_all, try_pair
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.table import Table
 
-from flowfeat import cli, overrides
+from flowfeat import cli
+from flowfeat.commands import chosen_backbones
 from flowfeat.drawing.charts import save_chart
 from flowfeat.interfaces import FeatureNetwork, TaskHead
 from flowfeat.metering import count_flops
@@ -19,8 +20,6 @@ from flowfeat.ratios import features_flops, flow_flops, leaves, meta_features
 from flowfeat.reproduction.machine import versions
 from flowfeat.speed import PartCosts
 from flowfeat.trust import build
-
-USAGE = "flowfeat-backbones [size=[600,1000]] [interval=10] [models=[name,...]] [out=docs/results]"
 
 MODELS = (
     "mobilenetv3_small_100",
@@ -222,18 +221,8 @@ def backbones(models: Sequence[str], size: tuple[int, int], interval: int, out: 
 def main() -> None:
     """Entry point of `flowfeat-backbones`."""
     try:
-        command = overrides.take_apart(USAGE, (), ("size", "interval", "models", "out"))
-        given = command.arguments
-        if command.overrides:
-            raise cli.UsageError(f"{command.overrides[0]}: unknown argument; usage: {USAGE}")
-        interval = overrides.whole(given, "interval", 10, 1)
-        sides = given.get("size", "[600,1000]").strip("[] ").split(",")
-        if len(sides) != 2 or not all(side.strip().isdigit() and int(side) for side in sides):
-            raise cli.UsageError(f"size={given['size']}: expected [height,width]")
-        size = (int(sides[0]), int(sides[1]))
-        names = given.get("models", "").strip("[] ")
-        models = [name.strip() for name in names.split(",")] if names else MODELS
-        path = backbones(models, size, interval, Path(given.get("out", "docs/results")))
+        size, interval, models, out = chosen_backbones()
+        path = backbones(models or MODELS, size, interval, out)
         sys.stdout.write(f"table: {path}\n")
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error)

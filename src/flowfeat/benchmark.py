@@ -190,4 +190,4 @@ def run(config: DictConfig, folder: Path) -> None:
 
 def main() -> None:
     """Entry point of `flowfeat-benchmark`."""
-    cli.run(run)
+    cli.run(__name__)

@@ -1,6 +1,10 @@
-"""What the console scripts share: compose with Hydra, and end bad input in one clear line."""
+"""What the console scripts share: compose with Hydra, and end bad input in one clear line.
+
+Nothing here imports torch, which takes seconds: help and a mistyped key do not wait for it.
+"""
 
 import errno
+import importlib
 import logging
 import os
 import re
@@ -8,7 +12,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +22,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,13 +35,14 @@ def _configs(package: Path) -> Path:
 
 
 CONFIGS = _configs(Path(__file__).resolve().parent)
-USER_ERRORS = (
-    ValueError,
-    OSError,
-    InstantiationException,
-    OmegaConfBaseException,
-    MisconfigurationException,  # settings of the trainer that do not go together
-)
+
+
+def user_errors() -> tuple[type[Exception], ...]:
+    """Return what bad input raises, for an ``except``."""
+    known = (ValueError, OSError, InstantiationException, OmegaConfBaseException)
+    # Settings of the trainer that do not go together; only Lightning raises it, once imported.
+    lightning = sys.modules.get("lightning_fabric.utilities.exceptions")
+    return known if lightning is None else (*known, lightning.MisconfigurationException)
 
 
 class UsageError(ValueError):
@@ -113,10 +117,22 @@ def is_group(key: str) -> bool:
     return "." not in key and (CONFIGS / key).is_dir()
 
 
+def choices(group: str) -> list[str]:
+    """Return the choices of a group by name."""
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
+def choice(group: str, name: str) -> str:
+    """Return a choice of a group; UsageError where there is no such."""
+    if name not in choices(group):
+        known = ", ".join(choices(group))
+        raise UsageError(f"{group}={name}: unknown choice, expected one of {known}")
+    return name
+
+
 def no_choice(group: str, value: str) -> str:
     """Say in one line that a value chooses nothing of a group."""
-    choices = ", ".join(sorted(file.stem for file in (CONFIGS / group).glob("*.yaml")))
-    return f"{group}={value}: expected one of {choices}"
+    return f"{group}={value}: expected one of {', '.join(choices(group))}"
 
 
 def unknown_key(config: DictConfig, key: str) -> str:
@@ -156,25 +172,31 @@ def fail(error: BaseException, folder: Path | None = None) -> None:
     raise SystemExit(1 if isinstance(error, RunFailedError) else 2)
 
 
-def run(function: Callable[[DictConfig, Path], None]) -> None:
-    """Run an entry point on the config that the command line composes, in its run folder.
+def run(module: str) -> None:
+    """Call a module's ``run`` on the config that the command line composes, in its run folder.
+
+    The module is imported when the command line is right.
 
     User errors (bad values, files, keys, choices) end in one line and status 2; the traceback goes
     to `error.log` in the run folder, or to the terminal when FLOWFEAT_TRACEBACK is set.
     """
     quiet_lightning()
-    arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
+    arguments = sys.argv[1:]
     try:
-        if not {"--help", "-h", "--version", "--hydra-help"} & set(sys.argv):
-            _require_writable(compose_config(arguments))
-    except (UsageError, *USER_ERRORS) as error:
+        if not any(word.startswith("-") for word in arguments):  # else Hydra's own: --cfg job, -m
+            config = compose_config(arguments)
+            checked_seed(config)
+            _require_writable(config)
+    except user_errors() as error:
         fail(error)
 
     def guarded(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         try:
-            function(config, folder)
-        except (RunFailedError, *USER_ERRORS) as error:
+            importlib.import_module(module).run(config, folder)
+        except RunFailedError as error:
+            fail(error, folder)
+        except user_errors() as error:
             fail(error, folder)
 
     hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(guarded)()

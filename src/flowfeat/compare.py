@@ -169,5 +169,5 @@ def main() -> None:
         console = Console(width=None if sys.stdout.isatty() else 160)
         for table in compare(sys.argv[1:]):
             console.print(table)
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error)

@@ -16,6 +16,7 @@ from flowfeat.acceleration import acceleration_of
 from flowfeat.build import build_data
 from flowfeat.causes import as_trained
 from flowfeat.checkpoint import restore_task
+from flowfeat.commands import EVALUATE
 from flowfeat.evaluation import evaluate
 from flowfeat.expected import read_expected
 from flowfeat.report import peak_memory_gb
@@ -28,8 +29,6 @@ from flowfeat.train import (
 )
 
 log = logging.getLogger(__name__)
-
-USAGE = "flowfeat-evaluate ckpt=<checkpoint> [trust=[package]] [overrides]"
 
 
 def evaluate_stored(stored: overrides.Stored, folder: Path) -> dict[str, float]:
@@ -121,13 +120,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     folder = None
     try:
-        stored = overrides.open_stored(overrides.take_apart(USAGE, ("ckpt",)))
+        stored = overrides.open_stored(EVALUATE.command())
         folder = run_folder(stored.config)
         if _first_process():
             OmegaConf.save(stored.config, folder / "config.yaml")
             log.info(f"run folder: {folder}")
         evaluate_stored(stored, folder)
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error, folder)
     except KeyboardInterrupt:
         sys.stderr.write(f"flowfeat: interrupted, no report in {os.fspath(folder or '.')}\n")

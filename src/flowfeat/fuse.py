@@ -8,13 +8,9 @@ import torch
 from torch import Tensor
 
 from flowfeat import cli
+from flowfeat.commands import path_and_weights, scores_to_fuse
 from flowfeat.report import print_table
 from flowfeat.scores import VideoScores, figures, read_scores
-
-USAGE = "flowfeat-fuse <scores.npz>[:weight] <scores.npz>[:weight] ..."
-HELP = """
-Every evaluation of recognition leaves scores.npz in its run folder. A file may get one weight (1 if
-none is given) for its levels' sum, or one per level, such as off/scores.npz:1,0,1,2."""
 
 
 class Stream(NamedTuple):
@@ -35,10 +31,7 @@ def read_stream(word: str) -> Stream:
     Raises:
         FileNotFoundError, ValueError: See ``read_scores``; weights that do not fit the levels.
     """
-    path, colon, text = word.rpartition(":")
-    given = _numbers(text, word) if colon else None
-    if given is None:  # no weight, but perhaps a colon in the path
-        path, given = word, (1.0,)
+    path, given = path_and_weights(word)
     videos = read_scores(path)
     levels = len(videos.weights)
     if len(given) == 1:
@@ -55,7 +48,7 @@ def fuse(streams: Sequence[Stream]) -> dict[str, float]:
         ValueError: No streams; other videos, classes or labels than those of the first.
     """
     if not streams:
-        raise ValueError(f"no scores; usage: {USAGE}")
+        raise ValueError("no scores, expected those of one evaluation or more")
     first = streams[0]
     for other in streams[1:]:
         _check(first, other)
@@ -88,27 +81,13 @@ def _check(first: Stream, other: Stream) -> None:
         )
 
 
-def _numbers(text: str, word: str) -> tuple[float, ...] | None:
-    """Read numbers of at least 0, not all 0, separated by commas; None for what are no numbers."""
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        return None
-    if not all(0 <= number < float("inf") for number in numbers) or not any(numbers):
-        raise ValueError(f"{word}: expected weights of at least 0, one above it, found {text}")
-    return numbers
-
-
 def main() -> None:
     """Entry point of `flowfeat-fuse`."""
-    words = sys.argv[1:]
-    if {"--help", "-h"} & set(words):
-        sys.stdout.write(f"usage: {USAGE}\n{HELP}\n")
-        return
     try:
-        streams = [read_stream(word) for word in words]
+        scores_to_fuse()
+        streams = [read_stream(word) for word in sys.argv[1:]]
         results = fuse(streams)
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error)
         return
     for stream in streams:

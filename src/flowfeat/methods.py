@@ -14,11 +14,9 @@ from rich.text import Text
 
 from flowfeat import cli
 from flowfeat.build import check_pair
-from flowfeat.overrides import take_apart
+from flowfeat.commands import chosen_methods
 from flowfeat.ratios import leaf_name
 from flowfeat.trial import shrink, try_out
-
-USAGE = "flowfeat-methods [task=<task>] [method=<method>]"
 
 NO_VIDEO = "trains a flow network alone, on no video"
 
@@ -30,11 +28,6 @@ class Cell(NamedTuple):
     method: str
     runs: bool
     remark: str = ""  # why it does not run, or what it runs with
-
-
-def choices(group: str) -> list[str]:
-    """Return the presets of a group by name."""
-    return sorted(path.stem for path in (cli.CONFIGS / group).glob("*.yaml"))
 
 
 @cache
@@ -60,7 +53,7 @@ def try_pair(task: str, method: str) -> Cell:
     """
     try:
         config = shrink(cli.compose_config([f"task={task}", f"method={method}"]))
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         reason = _short(error) if on_video(task) else f"the task {NO_VIDEO}"
         return Cell(task, method, False, reason)
     try:
@@ -83,7 +76,7 @@ def try_pair(task: str, method: str) -> Cell:
 def _refusal(config: DictConfig) -> str | None:
     try:
         try_out(config)
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         return _short(error)
     return None
 
@@ -132,23 +125,11 @@ def _numbers(cells: Iterable[Cell]) -> dict[tuple[str, bool, str], int]:
     return {kind: number for number, kind in enumerate(kinds, start=1)}
 
 
-def _chosen(group: str, word: str | None) -> list[str]:
-    known = choices(group)
-    if word is not None and word not in known:
-        raise cli.UsageError(f"{group}={word}: unknown choice, expected one of {', '.join(known)}")
-    return known if word is None else [word]
-
-
 def main() -> None:
     """Entry point of `flowfeat-methods`."""
     try:
-        command = take_apart(USAGE, (), ("task", "method"))
-        if command.overrides or command.trust:
-            raise cli.UsageError(f"expected task= and method= alone; usage: {USAGE}")
-        given = command.arguments
-        tasks, methods = (_chosen(group, given.get(group)) for group in ("task", "method"))
-        cells = try_all(tasks, methods)
-    except cli.USER_ERRORS as error:
+        cells = try_all(*chosen_methods())
+    except cli.user_errors() as error:
         cli.fail(error)
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(cell_table(cells))

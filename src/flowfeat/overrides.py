@@ -1,9 +1,12 @@
-"""A command line that names a checkpoint: its own arguments, and overrides of the stored config."""
+"""A command line that names a checkpoint: its own arguments, and overrides of the stored config.
+
+torch is imported with the checkpoint, not before: what is wrong by itself is said at once.
+"""
 
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -12,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flowfeat import cli
-from flowfeat.checkpoint import Checkpoint, read_checkpoint
+
+if TYPE_CHECKING:
+    from flowfeat.checkpoint import Checkpoint
 
 PRESETS = ("task", "learned_flow", "method", "experiment", "modality", "training")
 """Groups that choose or fill other groups; a checkpoint has chosen already."""
@@ -29,7 +34,7 @@ class Command(NamedTuple):
 class Stored(NamedTuple):
     """A checkpoint and the config to run it with."""
 
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
     config: DictConfig
 
 
@@ -76,6 +81,8 @@ def open_stored(command: Command) -> Stored:
         UsageError: Another task, an unknown key or choice.
         FileNotFoundError, ValueError, PermissionError: See ``read_checkpoint``.
     """
+    from flowfeat.checkpoint import read_checkpoint
+
     path = Path(command.arguments["ckpt"]).expanduser()
     changes = [_parsed(word) for word in command.overrides]
     typed = [change.key_or_group for change in changes]
@@ -97,6 +104,26 @@ def _with_newer_keys(config: DictConfig) -> DictConfig:
     return config
 
 
+def look_over(command: Command) -> None:
+    """Find what is wrong with a command's overrides whatever the checkpoint says.
+
+    Raises:
+        UsageError: An unknown choice; what is not one value for one key.
+    """
+    chosen = _choices([_parsed(word) for word in command.overrides])
+    chosen = {group: name for group, name in chosen.items() if group not in PRESETS}
+    if chosen:
+        _compose_choices(chosen)
+
+
+def _choices(changes: Sequence[Override]) -> dict[str, Any]:
+    return {c.key_or_group: c.value() for c in changes if _is_choice(c)}
+
+
+def _compose_choices(choices: Mapping[str, Any]) -> DictConfig:
+    return cli.compose_config([f"{group}={name}" for group, name in choices.items()])
+
+
 def apply_overrides(config: DictConfig, changes: Sequence[Override | str]) -> DictConfig:
     """Return a config with group choices (`data=...`) replaced, then keys (`data.root=...`) set.
 
@@ -108,12 +135,12 @@ def apply_overrides(config: DictConfig, changes: Sequence[Override | str]) -> Di
     config = config.copy()
     OmegaConf.set_struct(config, True)  # as Hydra does: no key comes into being by a misspelling
     parsed = [_parsed(change) if isinstance(change, str) else change for change in changes]
-    choices = {c.key_or_group: c.value() for c in parsed if _is_choice(c)}
+    choices = _choices(parsed)
     for group in choices:
         if group in PRESETS:
             raise cli.UsageError(_is_preset(group, choices[group], config))
     if choices:
-        composed = cli.compose_config([f"{group}={choices[group]}" for group in choices])
+        composed = _compose_choices(choices)
         for group in choices:
             node = OmegaConf.to_container(composed[group], resolve=False)
             OmegaConf.update(config, group, node, merge=False, force_add=True)
@@ -155,7 +182,7 @@ def _is_choice(change: Override) -> bool:
     return cli.is_group(change.key_or_group) and isinstance(change.value(), str)
 
 
-def _agrees(change: Override, checkpoint: Checkpoint) -> bool:
+def _agrees(change: Override, checkpoint: "Checkpoint") -> bool:
     """Tell whether a preset repeats what the checkpoint was trained with.
 
     Raises:

@@ -19,6 +19,7 @@ from flowfeat.action_prediction import WindowsSummary, write_windows
 from flowfeat.action_windows import ActionWindows, off_pace, window_of
 from flowfeat.build import build_data
 from flowfeat.checkpoint import restore_task
+from flowfeat.commands import PREDICT
 from flowfeat.prediction import (
     LabelMapping,
     ModelClock,
@@ -34,13 +35,6 @@ from flowfeat.video_writer import PRESETS
 
 log = logging.getLogger(__name__)
 
-USAGE = (
-    "flowfeat-predict ckpt=<checkpoint> video=<file or frame folder> [out=<folder>] "
-    "[threshold=0.3] [baseline=0] [label_maps=true] [side_by_side=true] [crf=20] "
-    "[preset=veryfast] [window=<seconds>] [stride=<seconds>] [trust=[package]] [overrides]"
-)
-OF_VIDEO = ("crf", "preset")
-"""Arguments of the written video."""
 OF_ACTIONS = ("window", "stride")
 """Arguments of recognition alone, in seconds: length and distance of the windows."""
 WINDOW = 2.0  # seconds, where a checkpoint does not say what its training saw
@@ -59,7 +53,7 @@ def predict(stored: overrides.Stored, arguments: Mapping[str, str]) -> str:
 
     Args:
         stored: The checkpoint and its config.
-        arguments: Those of the command line, see ``USAGE``.
+        arguments: Those of the command line, see ``commands.PREDICT``.
 
     Returns:
         The summary line.
@@ -244,10 +238,9 @@ def main() -> None:
     cli.quiet_lightning()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        own = ("out", "threshold", "baseline", "label_maps", "side_by_side", *OF_VIDEO, *OF_ACTIONS)
-        command = overrides.take_apart(USAGE, ("ckpt", "video"), own)
+        command = PREDICT.command()
         log.info(predict(overrides.open_stored(command), command.arguments))
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error)
     except KeyboardInterrupt as error:
         sys.stderr.write(f"flowfeat: {str(error) or 'interrupted'}\n")

@@ -256,4 +256,4 @@ def run(config: DictConfig, folder: Path) -> None:
 
 def main() -> None:
     """Entry point of `flowfeat-profile`."""
-    cli.run(run)
+    cli.run(__name__)

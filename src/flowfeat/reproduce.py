@@ -9,6 +9,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from flowfeat import cli, overrides
+from flowfeat.commands import REPRODUCE
 from flowfeat.reproduction.curves import draw
 from flowfeat.reproduction.figures import points_of, with_timed
 from flowfeat.reproduction.jobs import Job, plan, write_json
@@ -19,8 +20,6 @@ from flowfeat.reproduction.timing import Timed, time_runs
 
 READING = "# What we make of it"
 """Heads what people write on a page about its figures."""
-
-USAGE = "flowfeat-reproduce table=<name> [seeds=1] [jobs=1] [threads=N] [out=folder] [overrides]"
 
 
 class Places(NamedTuple):
@@ -141,9 +140,8 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main() -> None:
     """Entry point of `flowfeat-reproduce`."""
     signal.signal(signal.SIGTERM, _stop)  # ends the runs too
-    optional = ("seeds", "jobs", "threads", "out", "runs")
     try:
-        command = overrides.take_apart(USAGE, ("table",), optional)
+        command = REPRODUCE.command()
         given = command.arguments
         counts = {
             key: overrides.whole(given, key, least, least)
@@ -160,7 +158,7 @@ def main() -> None:
             extra.append(f"trust=[{','.join(command.trust)}]")
         path = reproduce(given["table"], counts["seeds"], runner, places, extra)
         runner.say(f"table: {path}")
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error)
     except KeyboardInterrupt:
         sys.stderr.write("flowfeat: interrupted; finished runs are kept\n")

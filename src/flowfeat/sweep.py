@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from flowfeat import cli, overrides, tradeoff
 from flowfeat.checkpoint import restore_task
+from flowfeat.commands import SWEEP
 from flowfeat.profile_tables import print_table
 from flowfeat.reproduction.jobs import Job, write_json
 from flowfeat.reproduction.machine import hardware, versions
@@ -28,11 +29,6 @@ from flowfeat.sweeping.points import (
 from flowfeat.sweeping.sweep_file import SWEEPS, read_sweep
 from flowfeat.trust import build
 
-USAGE = (
-    "flowfeat-sweep task=<task> method=<method> [sweep=interval] [ckpt=<checkpoint>] "
-    "[retrain=true] [baselines=false] [also=[run folder,...]] [seed=0] [overrides]"
-)
-OPTIONAL = ("sweep", "ckpt", "retrain", "baselines", "also", "seed", "point", "runs")
 SERVER = {"_target_": "callbacks.wandb_sweep.WandbSweep"}
 
 
@@ -239,9 +235,9 @@ def main() -> None:
     """Entry point of `flowfeat-sweep`."""
     signal.signal(signal.SIGTERM, _stop)  # ends the runs too
     try:
-        command = overrides.take_apart(USAGE, ("task", "method"), OPTIONAL)
+        command = SWEEP.command()
         sweep(command, Runner(), build(OmegaConf.create(SERVER), trust=[SERVER["_target_"]]))
-    except cli.USER_ERRORS as error:
+    except cli.user_errors() as error:
         cli.fail(error)
     except KeyboardInterrupt:
         sys.stderr.write("flowfeat: interrupted; finished points are kept\n")

@@ -252,4 +252,4 @@ def run(config: DictConfig, folder: Path) -> None:
 
 def main() -> None:
     """Entry point of `flowfeat-train`."""
-    cli.run(run)
+    cli.run(__name__)
