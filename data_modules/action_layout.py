@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
-from rich.progress import track
 
 from data_modules.action_lists import Listed
 from data_modules.missing import contents, first_names, report_missing
@@ -19,6 +18,7 @@ from data_modules.video.stamped import (
     video_stream,
     whole_packets,
 )
+from flowfeat.progress import tracked
 
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov")
 RAW_FRAME = "img_"
@@ -119,13 +119,9 @@ def find_videos(
     places = [_place(folder, video.name) for video in listed]
     there = [place for place in places if place is not None]
     with ThreadPoolExecutor(_THREADS) as threads:
-        looked = track(
-            threads.map(defect, there),
-            "looking at the videos",
-            len(there),
-            disable=len(there) < _PATIENCE,
-            transient=True,
-        )
+        looked = threads.map(defect, there)
+        if len(there) >= _PATIENCE:
+            looked = tracked(looked, "looking", len(there), "videos")
         broken = {place: why for place, why in zip(there, looked, strict=True) if why}
     absent = [v.name for v, place in zip(listed, places, strict=True) if place is None]
     found = [

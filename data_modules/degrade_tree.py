@@ -13,7 +13,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from data_modules.clean_clips import CleanClip, CleanFrames
 from data_modules.degrade_codecs import PINNED, Degradation, ffmpeg
@@ -31,6 +30,7 @@ from data_modules.degrade_manifest import (
 )
 from data_modules.pictures import Picture, write_png
 from data_modules.resize import Frames
+from flowfeat.progress import tracked
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def _run(
                 pool.submit(_degrade, clip, tree, degradation, reader, stop): clip for clip in todo
             }
             label = f"compressing by {degradation.name}"
-            for future in track(as_completed(futures), label, len(todo), disable=not todo):
+            for future in tracked(as_completed(futures), label, len(todo), "clips"):
                 name = futures[future].name
                 try:
                     done[name] = future.result()

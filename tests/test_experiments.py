@@ -83,7 +83,7 @@ def test_the_method_wins_and_the_experiment_brings_the_rest(experiment, method):
     own = composed(f"experiment={experiment}")
     said = refusal(own.task, method)
     if said is not None:
-        with pytest.raises(cli.USER_ERRORS, match=said) as error:
+        with pytest.raises(cli.user_errors(), match=said) as error:
             built(cli.compose_config([f"experiment={experiment}", f"method={method}"]))
         assert "\n" not in cli.one_line(error.value)
         return

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from data_modules.options import check_synthetic
 from data_modules.synthetic.actions_scenes import ACTIONS, ACTS, APPEARANCES, SCENE, ActionScene
 from data_modules.synthetic.scenes import GENERATOR_VERSION, SceneSettings, scene_settings
 from data_modules.synthetic.write_once import write_once
+from flowfeat.progress import tracked
 from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 1
@@ -103,7 +103,7 @@ def _write(root: Path, settings: ActionsSettings) -> None:
     # Videos are independent, and drawing and encoding leave Python's lock to other threads.
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         written = pool.map(lambda video: _write_video(root / VIDEOS, settings, *video), videos)
-        for _ in track(written, "writing embedded videos", len(videos)):
+        for _ in tracked(written, "writing embedded data", len(videos), "videos"):
             pass
     _write_lists(root / LISTS, settings, videos)
 

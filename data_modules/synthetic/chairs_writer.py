@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from data_modules.flow_files import write_flo, write_ppm
 from data_modules.options import check_synthetic
@@ -16,6 +15,7 @@ from data_modules.synthetic.scenes import (
     scene_settings,
 )
 from data_modules.synthetic.write_once import write_once
+from flowfeat.progress import tracked
 
 WRITER_VERSION = 1
 """Counts changes of the layout; part of the settings' hash."""
@@ -89,7 +89,7 @@ def _write(root: Path, settings: ChairsSettings) -> None:
     folder = root / "data"
     folder.mkdir(parents=True)
     pairs = settings.train_pairs + settings.val_pairs
-    for number in track(range(1, pairs + 1), "writing embedded pairs"):
+    for number in tracked(range(1, pairs + 1), "writing embedded data", pairs, "pairs"):
         _write_pair(folder / f"{number:05}", number, settings)
     # Spread over the set, as in the real one; every pair is a scene of its own.
     split = [TRAIN] * pairs

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from data_modules.synthetic.scenes import GENERATOR_VERSION, Picture, Scene, SceneSettings
 from data_modules.synthetic.shapes import NAMED
 from data_modules.synthetic.write_once import write_once
+from flowfeat.progress import tracked
 from flowfeat.video_writer import VideoWriter
 
 WRITER_VERSION = 2
@@ -92,7 +92,8 @@ def write_imagenet_vid(root: Path, settings: VidSettings) -> bool:
 def _write(root: Path, settings: VidSettings) -> None:
     frames, train_lines, val_lines = settings.frames, [], []
     labelled = sorted({int((n + 0.5) * frames / _LABELLED) for n in range(_LABELLED)})
-    for number in track(range(settings.train_snippets), "writing embedded snippets"):
+    count = settings.train_snippets
+    for number in tracked(range(count), "writing embedded data", count, "snippets"):
         snippet = f"train/ILSVRC2015_VID_train_0000/ILSVRC2015_train_{number:08}"
         _write_snippet(root, snippet, (settings.seed, _TRAIN, number), settings)
         train_lines += [f"{snippet} 1 {frame} {frames}" for frame in labelled]

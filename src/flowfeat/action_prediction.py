@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor
 
 from flowfeat.action_windows import ActionWindows, Window
 from flowfeat.batches import RecognitionBatch
 from flowfeat.drawing.timeline import timeline, write_classes
 from flowfeat.prediction import ModelClock, whole, whole_file
+from flowfeat.progress import tracked
 from flowfeat.scores import consensus, fuse_levels
 from flowfeat.tasks.recognition import RecognitionTask
 from flowfeat.video_writer import VideoWriter
@@ -102,7 +102,7 @@ def write_windows(
         VideoWriter(finals[0], fps, video.source.size, crf=crf, preset=preset) as pictures,
     ):
         found = predict_windows(task, video, clock)
-        for prediction in track(found, video.name, len(video.windows)):
+        for prediction in tracked(found, video.name, len(video.windows), "windows"):
             lines.write(json.dumps(describe(prediction, task.classes)) + "\n")
             probabilities.append(prediction.probabilities)
             best = prediction.top(task.classes, DRAWN)

@@ -1,5 +1,6 @@
 """Evaluate one checkpoint at several l, as a copy, on streams and on the paper's pairs."""
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -10,6 +11,15 @@ from flowfeat.pairs import PairEvaluation, Scores, over_interval, spread
 from flowfeat.speed import key_frame_interval
 from flowfeat.tasks.task import Task
 from flowfeat.tasks.video_task import VideoTask
+
+log = logging.getLogger(__name__)
+
+CONTROLS = {
+    "copy": "copied features",
+    "no_flow": "features that are scaled but not moved",
+    "no_scale": "features that are moved but not scaled",
+}
+"""What is said of a method's controls, by name."""
 
 
 @runtime_checkable
@@ -60,10 +70,12 @@ def evaluate(
     by_pairs = task.protocol == "pairs"
     report: dict[str, float] = {}
     for name, control in (task.temporal.controls() if copy else {}).items():
+        log.info(f"evaluating {CONTROLS[name]} at l = {own.interval}")
         values = _controlled(trainer, task, control, data, pairs_every)
         report |= _suffixed(values, f"_{name}_l{own.interval}")
     # The method's own l comes last: callbacks that save pictures keep those of the last test.
     for interval in sorted(wanted, key=lambda interval: (interval == own.interval, interval)):
+        log.info(f"evaluating at l = {interval}")
         if interval == own.interval:
             _measure_next(trainer, wanted)
         with key_frame_interval(task.temporal, interval):
@@ -116,6 +128,7 @@ def _pairs(
     every: int,
 ) -> list[Scores]:
     """Return the scores of the paper's pairs at distance 0 .. interval - 1."""
+    log.info(f"evaluating pairs of frames up to {interval - 1} apart")
     pairs = PairEvaluation(task, interval, every)
     trainer.test(pairs, datamodule=data, verbose=False)
     return pairs.by_distance

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from rich.progress import track
 
 from flowfeat import cli
 from flowfeat.batches import StreamChunk, VideoData, VideoSource
@@ -22,6 +21,7 @@ from flowfeat.prediction import (
     predict_stream,
     whole_file,
 )
+from flowfeat.progress import tracked
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.video_writer import VideoWriter
 
@@ -161,5 +161,5 @@ def _write(
                 labels.write(frame.number, task.label_map(frame.predictions))
 
         with behind(write, depth) as hand_over:
-            for frame in track(found, video.name, len(source)):
+            for frame in tracked(found, video.name, len(source), "frames"):
                 hand_over(frame)

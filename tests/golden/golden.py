@@ -123,7 +123,7 @@ def texts() -> Iterator[tuple[str, str]]:
             yield f"config {name}", config_text(config)
             if not name.startswith("table"):
                 yield f"shapes {name}", shape_text(config)
-        except cli.USER_ERRORS as error:
+        except cli.user_errors() as error:
             yield f"refused {name}", type(error).__name__
 
 
