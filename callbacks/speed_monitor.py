@@ -211,9 +211,9 @@ def _part_figures(speed: StreamSpeed, flops: PartCosts, seconds: PartCosts) -> d
     figures = {}
     if speed.interval is not None:
         if "F" in seconds.costs:
-            figures["speedup_eq7_time"] = seconds.speedup(speed.interval)
+            figures["speedup_eq7_time"] = seconds.speedup_of(speed.runs)
         if flops.costs.get("F"):  # hand-made flow has no countable operations
-            figures["speedup_eq7_flops"] = flops.speedup(speed.interval)
+            figures["speedup_eq7_flops"] = flops.speedup_of(speed.runs)
     shown = [part for part in PARTS if flops.costs.get(part) or part in ("F", "post")]
     shown = [part for part in shown if part in speed.costs]
     figures |= {f"ms_{part}": 1e3 * speed.costs[part] for part in shown}

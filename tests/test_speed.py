@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, TaskHead
+from flowfeat.key_frames.adaptive import Adaptive
 from flowfeat.key_frames.schedules import Fixed
 from flowfeat.speed import (
     PartCosts,
@@ -101,7 +102,7 @@ def test_ratios_follow_eq5_and_eq6() -> None:
 def test_ratio_needs_a_flow_network_except_at_l_1() -> None:
     costs = PartCosts({"N_feat": 80.0, "N_task": 5.0})
     assert costs.speedup(1) == 1
-    with pytest.raises(ValueError, match=r"needs the cost of F"):
+    with pytest.raises(ValueError, match=r"need the cost of F"):
         _ = costs.ratio
 
 
@@ -179,6 +180,63 @@ def test_all_l_are_measured_in_the_same_rounds() -> None:
     assert {name: found.costs[name] for name in ("N_feat", "F", "post")} == pytest.approx(
         {"N_feat": 0.02, "F": 0.004, "post": 0.001}
     )
+
+
+class Told(Adaptive):
+    """The content changes where the frames' mean does."""
+
+    def change(self, frames: Tensor, keys: Tensor, flow: Flow) -> Tensor:
+        return (frames - keys).abs().mean((1, 2, 3))
+
+
+def told(interval: int) -> tuple[FeatureFlow, Tensor]:
+    """Return a method and 15 frames, of which at l = 5 five are key frames: 0, 3, 8, 10, 12.
+
+    The flow is asked on all but frame 0 (the first one) and 8 (of the age that l allows).
+    """
+    values = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 0, 0, 0.0])
+    frames = values.view(1, -1, 1, 1, 1).expand(1, -1, 3, *SIZE).contiguous()
+    schedule = Told(interval=interval, threshold=0.5, times_age=False)
+    return FeatureFlow(SleepyFeatures(0.02), SleepyFlow(0.003), schedule).eval(), frames
+
+
+def test_eq7_of_an_adaptive_schedule_counts_what_really_runs() -> None:
+    method, frames = told(5)
+    found = measure_streams(
+        method, SleepyHead(0.001), frames, torch.tensor([SIZE]), intervals=(1, 5), seconds=2.0
+    )
+    runs = {"N_feat": 5 / 15, "F": 13 / 15, "W": 10 / 15, "tail": 1, "N_task": 1, "post": 1}
+    assert found.at[5].runs == pytest.approx(runs)
+    assert set(found.at[1].runs) == {"N_feat", "tail", "N_task", "post"}
+    costs = PartCosts(found.costs)
+    # Per frame 21 ms; here five times 20 ms, 13 times 3 ms and 15 times 1 ms in 15 frames.
+    assert costs.speedup_of(found.at[5].runs) == pytest.approx(15 * 21 / (100 + 39 + 15))
+    assert costs.speedup_of(found.at[1].runs) == pytest.approx(1)
+    assert found.at[5].speedup == pytest.approx(costs.speedup_of(found.at[5].runs))
+    # By key and other frames: of the five key frames three had asked the flow.
+    share, on_key, on_others = 5 / 15, (20 + 3 * 3 / 5 + 1) / 21, (3 + 1) / 21
+    expected = 1 / (share * on_key + (1 - share) * on_others)
+    assert costs.speedup_of(found.at[5].runs) == pytest.approx(expected)
+    assert costs.speedup(5) > 1.3 * expected  # by the ceiling
+
+
+def test_eq7_of_a_fixed_schedule_is_that_of_its_share() -> None:
+    costs = PartCosts({"N_feat": 80.0, "F": 8.0, "W": 1.0, "N_task": 5.0, "post": 6.0})
+    runs = {"N_feat": 0.1, "F": 0.9, "W": 0.9, "N_task": 1.0, "post": 1.0}
+    assert costs.speedup_of(runs) == pytest.approx(costs.speedup(10))
+    with pytest.raises(ValueError, match="need the cost of OFF"):
+        costs.speedup_of(runs | {"OFF": 1.0})
+
+
+def test_every_part_is_measured_though_all_frames_would_be_key_frames() -> None:
+    method, frames = told(5)
+    frames = torch.rand_like(frames) * 10 + torch.arange(15).view(1, -1, 1, 1, 1) * 100
+    for costs in (
+        part_flops(method, SleepyHead(), frames, torch.tensor([SIZE])),
+        part_seconds(method, SleepyHead(), frames, torch.tensor([SIZE]), seconds=0.1),
+    ):
+        assert {"N_feat", "F", "W"} < set(costs.costs)
+    assert isinstance(method.key_frames, Told)
 
 
 def test_the_speedup_is_the_median_of_the_rounds_ratios() -> None:

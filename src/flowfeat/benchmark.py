@@ -94,8 +94,9 @@ def _at_size(
     found |= {f"ms/frame_{share}": v for share, v in _latencies(parts).items()}
     if interval is not None and "F" in parts.flops.costs:
         measured = found[f"speedup/measured_l{interval}"]
-        found["s_of_eq7_time"] = measured / parts.seconds.speedup(interval)
-        found["s_of_eq7_flops"] = measured / parts.flops.speedup(interval)
+        runs = parts.stream.runs
+        found["s_of_eq7_time"] = measured / parts.seconds.speedup_of(runs)
+        found["s_of_eq7_flops"] = measured / parts.flops.speedup_of(runs)
     return {f"{name}/{key}": value for key, value in (found | _off(parts)).items()}
 
 

@@ -51,6 +51,7 @@ class Profile(NamedTuple):
     stream: StreamSpeed | None
     parameters: dict[str, int]
     paper: float | None  # 1/r in the paper's Table 2, where the networks are the paper's
+    adaptive: bool = False  # l is a ceiling: what runs is known only where it was measured
 
 
 def frame_size(config: DictConfig, default: tuple[int, int] | None = None) -> tuple[int, int]:
@@ -108,7 +109,8 @@ def measure(config: DictConfig, size: tuple[int, int], device: torch.device) -> 
     paper = None
     if "F" in flops.costs and config.flow:
         paper = paper_ratio(config.features, task.temporal.parts()["features"], config.flow)
-    return Profile(interval, flops, seconds, speed, parameters, paper)
+    adaptive = key_frames is not None and key_frames.needs_flow
+    return Profile(interval, flops, seconds, speed, parameters, paper, adaptive)
 
 
 def figures(profile: Profile, intervals: Sequence[int]) -> dict[str, float]:
@@ -152,16 +154,23 @@ def comparisons(profile: Profile, intervals: Sequence[int]) -> list[Comparison]:
     ]
     for interval in intervals:
         own = profile.stream if interval == profile.interval else None
+        if own is None and profile.adaptive:
+            continue
         rows.append(
             Comparison(
                 f"speedup_eq7/{{}}_l{interval}",
                 f"s at l = {interval} (Eq. 7)",
-                flops.speedup(interval),
-                None if seconds is None else seconds.speedup(interval),
+                _eq7(flops, interval, own),
+                None if seconds is None else _eq7(seconds, interval, own),
                 None if own is None else own.speedup,
             )
         )
     return rows
+
+
+def _eq7(costs: PartCosts, interval: int, measured: StreamSpeed | None) -> float:
+    """Return s of Eq. 7, by what ran where a stream was measured."""
+    return costs.speedup(interval) if measured is None else costs.speedup_of(measured.runs)
 
 
 def gain_warning(config: DictConfig, flops: PartCosts, size: tuple[int, int]) -> str | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowfeat.interfaces import TaskHead, TemporalModule
+from flowfeat.key_frames.schedules import Fixed
 from flowfeat.metering import FlopMeter, Meter, Stopwatch, metering, next_frame, synchronize
 from flowfeat.streaming import Stream, steps_of
 
@@ -73,6 +74,23 @@ class PartCosts:
         """Return s of Eq. 7 at l = ``interval`` with r of Eq. 5; 1 at l = 1, whatever r is."""
         return 1.0 if interval == 1 else speedup_eq7(interval, self.ratio)
 
+    def speedup_of(self, runs: Mapping[str, float]) -> float:
+        """Return s of Eq. 7 where key frames fall by any schedule: by what really runs.
+
+        With a share p of key frames s = 1 / (p c_k + (1 - p) c_i), c_k and c_i being the costs of
+        key frames and of others over those of the per-frame network. A fixed l has p = 1 / l,
+        c_k = 1 and c_i = r, which is Eq. 7; an adaptive schedule also asks F on key frames.
+
+        Args:
+            runs: Share of all frames (0..1) on which each part runs.
+
+        Raises:
+            ValueError: A part that ran, but whose cost is not known.
+        """
+        self._require(*runs)
+        mean = sum(share * self.costs[part] for part, share in runs.items())
+        return self._sum(KEY) / mean
+
     def with_flow(self, cost: float) -> "PartCosts":
         """Return the costs with another flow network in the place of F."""
         return replace(self, costs={**self.costs, "F": cost})
@@ -83,7 +101,7 @@ class PartCosts:
     def _require(self, *parts: str) -> None:
         missing = [part for part in parts if part not in self.costs]
         if missing:
-            raise ValueError(f"r of Eq. 5 needs the cost of {' and '.join(missing)}")
+            raise ValueError(f"Eq. 5 and 7 need the cost of {' and '.join(missing)}")
 
 
 def without_gradients() -> AbstractContextManager[Any]:
@@ -131,7 +149,7 @@ def part_seconds(
         passes: At most so many.
     """
     clip = opening(temporal, frames)
-    run_stream(temporal, head, clip, sizes)  # warm-up
+    _run_metered(Stopwatch(frames.device), temporal, head, clip, sizes)  # warm-up
     watch = Stopwatch(frames.device)
     begin = time.perf_counter()
     for done in range(1, passes + 1):
@@ -156,8 +174,20 @@ def opening(temporal: TemporalModule, frames: Tensor) -> Tensor:
 def _run_metered(
     meter: Meter, temporal: TemporalModule, head: TaskHead, frames: Tensor, sizes: Tensor
 ) -> None:
-    with metering(meter):
+    with metering(meter), _fixed_keys(temporal):
         run_stream(temporal, head, frames, sizes)
+
+
+@contextmanager
+def _fixed_keys(temporal: TemporalModule) -> Iterator[None]:
+    """Let key frames fall by l alone: an adaptive schedule may choose no other frame to measure."""
+    before = temporal.key_frames
+    if before is not None and before.needs_flow:
+        temporal.key_frames = Fixed(before.interval)
+    try:
+        yield
+    finally:
+        temporal.key_frames = before
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:

@@ -44,6 +44,8 @@ class StreamSpeed:
     """Seconds from a frame's arrival until the method is done with it, of every frame timed."""
     costs: Mapping[str, float] = field(default_factory=dict)
     """Median seconds of one call of each part that ran."""
+    runs: Mapping[str, float] = field(default_factory=dict)
+    """Share of the frames (0..1) on which each part ran."""
 
     def latency(self, share: float) -> float:
         """Return the seconds within which that share (0..1) of the frames was done."""
@@ -171,8 +173,11 @@ def measure_streams(
             break
     if not at_once:
         run(timing_parts=True)
-    first = len(lanes) - len(own)
-    at = {interval: _speed(lanes, spent, first + n) for n, interval in enumerate(own)}
+    first, rounds_of_parts = len(lanes) - len(own), len(spent) if at_once else 1
+    at = {
+        interval: _speed(lanes, spent, first + number, rounds_of_parts)
+        for number, interval in enumerate(own)
+    }
     return Speeds(at, _medians(lanes[first:]))
 
 
@@ -220,7 +225,9 @@ def _run(
     return spent
 
 
-def _speed(lanes: Sequence[_Lane], spent: Sequence[list[list[float]]], number: int) -> StreamSpeed:
+def _speed(
+    lanes: Sequence[_Lane], spent: Sequence[list[list[float]]], number: int, rounds_of_parts: int
+) -> StreamSpeed:
     """Compare a lane with the first one, over the frames that it had."""
     lane, count = lanes[number], lanes[number].frames
     own = [taken[number] for taken in spent]
@@ -232,6 +239,7 @@ def _speed(lanes: Sequence[_Lane], spent: Sequence[list[list[float]]], number: i
         lane.interval,
         tuple(seconds for taken in own for seconds in taken[:count]),
         _medians([lane]),
+        {part: len(t) / (rounds_of_parts * count) for part, t in lane.watch.seconds.items()},
     )
 
 

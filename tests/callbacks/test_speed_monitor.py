@@ -361,7 +361,9 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Restless]:
             monitor.measured += 1
             noise = max(0, monitor.busy - monitor.measured + 1)  # less and less
             rounds = (1.0, 1.0 + noise, 1.0 + noise)
-            speed = StreamSpeed((1.0,) * 3, tuple(2 * r for r in rounds), 4, (1.0,) * 3)
+            runs = {"N_feat": 0.25, "F": 0.75}
+            double = tuple(2 * r for r in rounds)
+            speed = StreamSpeed((1.0,) * 3, double, 4, (1.0,) * 3, {}, runs)
             return Speeds({4: speed}, {"N_feat": 1.0, "F": 0.2})
 
         monkeypatch.setattr("callbacks.speed_monitor.measure_streams", measure)
