@@ -1,9 +1,11 @@
 """SegmentationTask: one confusion matrix, counted again with numpy, and what it shows."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from flowfeat.heads.segmentation import Segmentation
 from flowfeat.interfaces import FeatureNetwork, Features
@@ -207,3 +209,15 @@ def test_descriptions_are_shares_of_pixels(task):
     assert drawn.shape == picture.shape
     assert (drawn[5, 5] > 0).any()
     assert np.array_equal(task.label_map(found), found.numpy())
+
+
+@pytest.mark.parametrize("old", [(9, 8), (64, 96), (368, 12), (600, 375)])
+@pytest.mark.parametrize("new", [(3, 16), (128, 192), (1708, 261), (375, 500)])
+def test_opencv_resizes_labels_only_where_it_takes_the_same_pixels(old, new):
+    """368 -> 1708 and 12 -> 261 are sizes at which it takes others: half a pixel, rounded."""
+    labels = torch.randint(0, 19, old, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    rule = F.interpolate(labels[None, None].float(), size=new, mode="nearest-exact")[0, 0]
+    assert torch.equal(resize_labels(labels, new), rule.to(torch.uint8))
+    if (old, new) == ((368, 12), (1708, 261)):
+        theirs = cv2.resize(labels.numpy(), new[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        assert not np.array_equal(theirs, rule.numpy())

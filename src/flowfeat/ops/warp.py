@@ -110,7 +110,7 @@ class _Rows(torch.autograd.Function):
         return sampled
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         features, flow = ctx.saved_tensors
         wanted = ctx.needs_input_grad

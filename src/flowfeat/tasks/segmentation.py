@@ -1,19 +1,21 @@
 """Semantic segmentation of video: a class for every pixel, scored by one confusion matrix."""
 
 import re
+from functools import lru_cache
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import JaccardIndex
 
 from flowfeat.batches import SegmentationBatch
 from flowfeat.drawing import draw_label_map, picture_of
 from flowfeat.heads.segmentation import IGNORED
 from flowfeat.interfaces import TaskHead, TemporalModule
+from flowfeat.metrics.class_iou import ClassIoU
 from flowfeat.metrics.label_consistency import LabelConsistency, Seen, seen
 from flowfeat.optimization import Optimization
 from flowfeat.results import results_of
@@ -55,15 +57,7 @@ class SegmentationTask(VideoTask):
         self._seen: list[Seen] = []
 
     def make_metrics(self) -> nn.ModuleDict:
-        intersection_over_union = JaccardIndex(
-            task="multiclass",
-            num_classes=len(self.classes),
-            average="none",
-            ignore_index=IGNORED,
-            zero_division=float("nan"),
-            validate_args=False,  # would search every label map for its values
-        )
-        return nn.ModuleDict({"mIoU": intersection_over_union})
+        return nn.ModuleDict({"mIoU": ClassIoU(len(self.classes), IGNORED)})
 
     def computed_metrics(self) -> dict[str, Tensor]:
         """Return ``mIoU`` and the IoU of every class that has one."""
@@ -178,5 +172,25 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a label map (H, W) to (height, width): each pixel takes the label nearest to it."""
     if labels.shape == size:
         return labels
-    resized = F.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")
-    return resized[0, 0].to(labels.dtype)
+    axes = zip(labels.shape, size, strict=True)
+    if (
+        labels.device.type == "cpu"
+        and labels.dtype == torch.uint8
+        and all(_alike(*a) for a in axes)
+    ):
+        # OpenCV takes a quarter of the time.
+        exact = cv2.INTER_NEAREST_EXACT
+        return torch.from_numpy(cv2.resize(labels.numpy(), size[::-1], interpolation=exact))
+    return _nearest(labels.float(), size).to(labels.dtype)
+
+
+def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(labels[None, None], size=size, mode="nearest-exact")[0, 0]
+
+
+@lru_cache(maxsize=256)
+def _alike(old: int, new: int) -> bool:
+    """Say whether OpenCV takes the same pixels along an axis: torch rounds positions to float32."""
+    row = torch.arange(old, dtype=torch.float32)[None]
+    theirs = cv2.resize(row.numpy(), (new, 1), interpolation=cv2.INTER_NEAREST_EXACT)
+    return torch.equal(_nearest(row, (1, new)), torch.from_numpy(theirs))
