@@ -35,7 +35,7 @@ from data_modules.action_sampling import action_sampler
 from data_modules.clips import ConsistentInterval
 from data_modules.modalities import Modality, choose_modality
 from data_modules.modality_cost import opening, time_segment
-from data_modules.sampling import EpochSampler, assign_snippets, mixed_order, share
+from data_modules.sampling import assign_snippets, mixed_order
 from data_modules.video_data import ClipLoader, OpenVideo, VideoDataModule, to_float
 from flowfeat.batches import ClipSampler, RecognitionBatch, StreamChunk, VideoSource
 
@@ -71,7 +71,6 @@ class ActionData(VideoDataModule):
         lists: Folder of the lists, in the root; None: by its usual name.
         val_share: Share of each class's training videos that is held out, up to 0.5; 0: train on
             all of them and validate on the test list.
-        allow_missing: Go on without videos that are absent or broken, and say which.
         clip: Samples whole videos: ``clips.ConsistentInterval`` (None: with its own numbers) or
             ``clips.Segments``.
         modality: rgb, rgb_diff or flow.
@@ -106,7 +105,6 @@ class ActionData(VideoDataModule):
         videos: str | Path | None = None,
         lists: str | Path | None = None,
         val_share: float = 0.1,
-        allow_missing: bool = False,
         clip: ClipSampler | None = None,
         modality: str = "rgb",
         new_length: int | None = None,
@@ -138,7 +136,7 @@ class ActionData(VideoDataModule):
             raise ValueError(f"data.test_batch_size={test_batch_size}: expected 1 or more")
         self.embedded = root is None
         self.root = Path(synthetic_root if root is None else root).expanduser()
-        self.split, self.val_share, self.allow_missing = split, val_share, allow_missing
+        self.split, self.val_share = split, val_share
         self._videos, self._lists = videos, lists
         self.modality = choose_modality(modality, new_length, flow_root, flow_cache, flow_method)
         self.flow = choose_modality("flow", method=flow_method)  # beside which RGB is fast
@@ -148,6 +146,7 @@ class ActionData(VideoDataModule):
         self.open_video: OpenVideo = opener(reader)
         self.synthetic = dict(synthetic or {})
         self.parts: dict[str, list[ActionVideo]] = {}
+        self._official: ActionLists | None = None
 
     @abstractmethod
     def read_lists(self, folder: Path) -> ActionLists:
@@ -198,7 +197,9 @@ class ActionData(VideoDataModule):
         wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())
         if all(part in self.parts for part in wanted):
             return
-        lists = self.read_lists(self.list_folder)
+        if self._official is None:  # once: it may have something to say
+            self._official = self.read_lists(self.list_folder)
+        lists = self._official
         parts = {"test": (lists.test, lists.test_path), "train": (lists.train, lists.train_path)}
         if self.val_share:  # what is held out does not depend on what is there
             train, val = hold_out(*parts["train"], share=self.val_share)
@@ -208,7 +209,7 @@ class ActionData(VideoDataModule):
         for part in wanted:
             listed, path = parts[part]
             self.parts[part] = find_videos(
-                listed, self.video_folder, path, lists.classes, self.allow_missing
+                listed, self.video_folder, path, lists.classes, self.skips
             )
 
     def measured(self) -> dict[str, float | None]:
@@ -228,7 +229,6 @@ class ActionData(VideoDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         """Return training clips: every video once per epoch."""
-        rank, ranks = self.ranks
         clips = TrainClips(
             videos=self._source("train"),
             clip=self.sampler,
@@ -237,14 +237,7 @@ class ActionData(VideoDataModule):
             seed=self.seed,
         )
         order = partial(_order, self.seed, len(self.parts["train"]))
-        return self._loader(
-            clips,
-            batch_size=share(self.batch_size, ranks),
-            sampler=EpochSampler(order, self.batch_size, rank, ranks),
-            drop_last=True,
-            collate_fn=collate_recognition,
-            persistent_workers=self.num_workers > 0,
-        )
+        return self.clip_loader(clips, order, collate_recognition)
 
     def val_dataloader(self) -> ClipLoader:
         """Return this rank's validation videos, cropped at the centre."""
@@ -263,21 +256,15 @@ class ActionData(VideoDataModule):
     def _whole_videos(self, part: str, crops: int) -> ClipLoader:
         rank, ranks = self.ranks
         videos = self._source(part)
-        return self._loader(
+        return self.loader(
             self._whole(videos, crops),
             batch_size=self.test_batch_size,
             sampler=assign_snippets([1] * len(videos.videos), ranks)[rank],
             collate_fn=collate_crops,
         )
 
-    def _loader(self, dataset: Dataset[Any], **options: Any) -> ActionLoader:
-        return ActionLoader(
-            dataset,
-            modality=self.modality,
-            num_workers=self.num_workers,
-            for_gpu=self._for_gpu,
-            **options,
-        )
+    def loader(self, dataset: Dataset[Any], **options: Any) -> ActionLoader:
+        return ActionLoader(dataset, modality=self.modality, **self._loading(), **options)
 
     def prepare(self, pictures: NDArray[np.uint8], indices: Sequence[int], name: str) -> Any:
         """Turn pictures of one video into a batch of one clip, exactly as in testing.

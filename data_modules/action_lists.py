@@ -5,6 +5,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,6 +148,22 @@ def read_hmdb_classes(folder: Path, split: int) -> tuple[str, ...]:
     return tuple(names)
 
 
+def strange_folders(videos: Path, classes: Sequence[str]) -> list[str]:
+    """Return the folders of videos that no class is named after, by the alphabet."""
+    folders = {entry.name for entry in videos.iterdir() if entry.is_dir()}
+    return sorted(folders - set(classes))
+
+
+def warn_of_folders(videos: Path, path: Path, classes: Sequence[str]) -> None:
+    """Name the folders of videos that the lists leave out."""
+    strange = strange_folders(videos, classes)
+    if strange:
+        _say_once(
+            f"{videos}: {len(strange)} folders are no class of {path} and are left out: "
+            f"{first_names(strange)}"
+        )
+
+
 def _ending(split: int) -> str:
     return f"_test_split{split}.txt"
 
@@ -186,11 +203,16 @@ def _warn_of_leaks(lists: ActionLists) -> None:
         {v.group or v.name for v in lists.test if (v.action, v.group or v.name) in train}
     )
     if shared:
-        log.warning(
-            "%s: %d groups are in the training and in the test list (%s): "
-            "the test score is not about unseen scenes",
-            *(lists.test_path, len(shared), first_names(shared)),
+        _say_once(
+            f"{lists.test_path}: {len(shared)} groups are in the training and in the test list "
+            f"({first_names(shared)}): the test score is not about unseen scenes"
         )
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Warn, once in a process: its stages read the same lists."""
+    log.warning(line)
 
 
 def hold_out(

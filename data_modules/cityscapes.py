@@ -88,7 +88,6 @@ class Cityscapes(VideoDataModule):
         train_split: Split to train on.
         val_split: Split to validate and test on.
         before: Frames of a snippet before its labelled one, 0 .. 19.
-        allow_missing: Go on without labelled frames whose pictures or predecessors are missing.
         val_limit: Stream the first snippets only; None: all.
         reader: Of ``open_video``.
         synthetic_root: Where the embedded set lies.
@@ -105,7 +104,6 @@ class Cityscapes(VideoDataModule):
         train_split: str = "train",
         val_split: str = "val",
         before: int = BEFORE,
-        allow_missing: bool = False,
         val_limit: int | None = None,
         reader: str = "auto",
         synthetic_root: str | Path = "data/synthetic/cityscapes",
@@ -121,7 +119,7 @@ class Cityscapes(VideoDataModule):
         place = Path(synthetic_root if root is None else root).expanduser()
         self.layout = CityscapesLayout(place, images)
         self.splits = {"train": train_split, "val": val_split}
-        self.before, self.allow_missing, self.val_limit = before, allow_missing, val_limit
+        self.before, self.val_limit = before, val_limit
         self.reader = reader
         self.synthetic = embedded_settings(synthetic)
         self.snippets: dict[str, list[Snippet]] = {}
@@ -142,9 +140,7 @@ class Cityscapes(VideoDataModule):
         self.layout.check()
         for use in ("train", "val") if stage == "fit" else ("val",):
             if use not in self.snippets:
-                found = labelled_snippets(
-                    self.layout, self.splits[use], self.before, self.allow_missing
-                )
+                found = labelled_snippets(self.layout, self.splits[use], self.before, self.skips)
                 self.snippets[use] = found[: self.val_limit] if use == "val" else found
 
     def train_dataloader(self) -> ClipLoader:

@@ -114,10 +114,10 @@ class FlyingChairs(ClipDataModule):
     Args:
         root: The folder ``FlyingChairs_release``; None: the embedded set, written when needed.
         split_file: Name inside the root, or path.
-        allow_missing: Go on without listed pairs that are not there.
         batch_size: Pairs per step over all processes together.
         num_workers: Processes that read, per loader.
         seed: Of every draw, 0 or more.
+        on_error: What to do where pairs are missing or cannot be read: ``raise`` or ``skip``.
         augment: Options of ``flow_augment.FlowAugment``, for training.
         val_limit: The first validation pairs only; None: all.
         synthetic_root: Where the embedded set lies.
@@ -133,20 +133,20 @@ class FlyingChairs(ClipDataModule):
         self,
         root: str | Path | None = None,
         split_file: str = SPLIT_FILE,
-        allow_missing: bool = False,
         batch_size: int = 8,
         num_workers: int = 1,
         seed: int = 0,
+        on_error: str = "raise",
         augment: Mapping[str, Any] | None = None,
         val_limit: int | None = None,
         synthetic_root: str | Path = "data/synthetic/flying_chairs",
         synthetic: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, num_workers, seed, on_error)
         check_least(val_limit=(1 if val_limit is None else val_limit, 1))
         self.embedded = root is None
         self.root = Path(synthetic_root if root is None else root).expanduser()
-        self.split_file, self.allow_missing, self.val_limit = split_file, allow_missing, val_limit
+        self.split_file, self.val_limit = split_file, val_limit
         self.augment = FlowAugment.from_mapping(augment)
         self.synthetic = chairs_settings(dict(synthetic or {}))
         self.numbers: dict[int, list[int]] = {TRAIN: [], VAL: []}
@@ -172,7 +172,7 @@ class FlyingChairs(ClipDataModule):
         path = self.root / self.split_file
         split = read_split(path)
         self.numbers = {part: [] for part in (TRAIN, VAL)}
-        for number in _complete(folder, path, len(split), self.allow_missing):
+        for number in _complete(folder, path, len(split), self.skips):
             self.numbers[split[number - 1]].append(number)
         self.numbers[VAL] = self.numbers[VAL][: self.val_limit]
         for part, name in ((TRAIN, "training"), (VAL, "validation")):

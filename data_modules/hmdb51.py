@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.action_data import ActionData
-from data_modules.action_lists import ActionLists, read_hmdb_classes, read_hmdb_lists
+from data_modules.action_lists import (
+    ActionLists,
+    read_hmdb_classes,
+    read_hmdb_lists,
+    strange_folders,
+)
 from data_modules.missing import first_names
 from data_modules.synthetic.actions_writer import actions_settings
 from data_modules.synthetic.hmdb_writer import HMDB_ACTIONS, write_hmdb51
@@ -34,8 +39,7 @@ class Hmdb51(ActionData):
             ValueError: A class without a list.
         """
         lists = read_hmdb_lists(folder, self.split)
-        folders = {entry.name for entry in self.video_folder.iterdir() if entry.is_dir()}
-        strange = sorted(folders - set(lists.classes))
+        strange = strange_folders(self.video_folder, lists.classes)
         if strange:
             raise ValueError(
                 f"{folder}: {len(strange)} classes of {self.video_folder} have no list "

@@ -35,7 +35,6 @@ class ImageNetVid(VideoDataModule):
         val_list: The same; the snippets that it names are streamed whole.
         det_list: DET stills to mix in; None: none.
         vid_det_ratio: Labelled video frames per still in an epoch (the paper: 2).
-        allow_missing: Go on without listed clips that are not there.
         val_limit: Stream the first snippets only; None: all.
         val_frames: Stream the first frames of each snippet only; None: all.
         reader: Of ``open_video``.
@@ -51,7 +50,6 @@ class ImageNetVid(VideoDataModule):
         val_list: str = "VID_val_videos.txt",
         det_list: str | None = None,
         vid_det_ratio: float = 2.0,
-        allow_missing: bool = False,
         val_limit: int | None = None,
         val_frames: int | None = None,
         reader: str = "auto",
@@ -69,7 +67,6 @@ class ImageNetVid(VideoDataModule):
         self.layout = VidLayout(Path(synthetic_root if root is None else root).expanduser())
         self.train_list, self.val_list, self.det_list = train_list, val_list, det_list
         self.vid_det_ratio = vid_det_ratio
-        self.allow_missing = allow_missing
         self.val_limit, self.val_frames = val_limit, val_frames
         self.reader = reader
         self.synthetic = dict(synthetic or {})
@@ -111,11 +108,11 @@ class ImageNetVid(VideoDataModule):
             return
         self.layout.check()
         if stage == "fit" and not self.labelled:
-            self.labelled = labelled_frames(self.layout, self.train_list, self.allow_missing)
+            self.labelled = labelled_frames(self.layout, self.train_list, self.skips)
             if self.det_list is not None:
-                self.stills = stills(self.layout, self.det_list, self.allow_missing)
+                self.stills = stills(self.layout, self.det_list, self.skips)
         if not self.whole:
-            whole = whole_snippets(self.layout, self.val_list, self.allow_missing)
+            whole = whole_snippets(self.layout, self.val_list, self.skips)
             self.whole = [
                 Snippet(name, min(length, self.val_frames or length))
                 for name, length in whole[: self.val_limit]
@@ -133,7 +130,9 @@ class ImageNetVid(VideoDataModule):
             seed=self.seed,
         )
         order = partial(_order, self.seed, len(self.labelled), len(self.stills), self.vid_det_ratio)
-        return self.clip_loader(clips, order, collate_detection)
+        videos = len(self.labelled)
+        pools = (range(videos), range(videos, videos + len(self.stills)))
+        return self.clip_loader(clips, order, collate_detection, pools)
 
     def val_dataloader(self) -> ClipLoader:
         """Return this rank's whole snippets in order, ``stream_chunk`` frames at a time."""

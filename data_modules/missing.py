@@ -53,5 +53,5 @@ def report_missing(
     if not found:
         raise FileNotFoundError(f"{message}; nothing is left")
     if not allow_missing:
-        raise FileNotFoundError(f"{message}; data.allow_missing=true goes on without them")
-    logger.warning("%s; left out (data.allow_missing=true)", message)
+        raise FileNotFoundError(f"{message}; data.on_error=skip goes on without them")
+    logger.warning("%s; left out (data.on_error=skip)", message)

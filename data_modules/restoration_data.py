@@ -39,7 +39,6 @@ class RestorationData(VideoDataModule):
         quality: FFmpeg's q for JPEG 2000 (the paper: 20 and 40), the CRF for the others.
         degraded: Folder of the degraded trees; None: beside the root, ``<root>_degraded``.
         context: Frames on both sides of a target that evaluation streams.
-        allow_missing: Go on without listed clips that are not there.
         val_limit: Evaluate on the first windows only; None: all.
         reader: Of ``open_video``.
         synthetic_root: Where the embedded set lies.
@@ -60,7 +59,6 @@ class RestorationData(VideoDataModule):
         quality: int = 20,
         degraded: str | Path | None = None,
         context: int = 1,
-        allow_missing: bool = False,
         val_limit: int | None = None,
         reader: str = "auto",
         synthetic_root: str | Path | None = None,
@@ -79,8 +77,7 @@ class RestorationData(VideoDataModule):
         self.given_root = None if place is None else Path(place).expanduser()
         self.degradation = Degradation(codec, quality)
         self.given_degraded = None if degraded is None else Path(degraded).expanduser()
-        self.context, self.allow_missing = context, allow_missing
-        self.val_limit, self.reader = val_limit, reader
+        self.context, self.val_limit, self.reader = context, val_limit, reader
         self.windows: dict[str, list[Window]] = {}
 
     @abstractmethod
@@ -171,7 +168,7 @@ class RestorationData(VideoDataModule):
         given: dict[str, Any] = {"root": None if self.embedded else self.root}
         given |= {"codec": self.degradation.codec, "quality": self.degradation.quality}
         given |= {"degraded": self.given_degraded, **self.own_options()}
-        given |= {"allow_missing": True} if self.allow_missing else {}
+        given |= {"on_error": "skip"} if self.skips else {}
         words = [_word(f"data.{k}", v) for k, v in given.items() if v is not None]
         return " ".join(["flowfeat-degrade", f"data={self.leaf}", *words])
 

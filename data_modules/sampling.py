@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 Order = Callable[[int], NDArray[np.int64]]
 """Epoch -> sample ids in the order in which they are seen."""
 
-_ORDER, _STILLS = 3, 4  # spawn keys; 0 .. 2 belong to a sample's own draws
+_ORDER, _STILLS, _REPLACED = 3, 4, 5  # spawn keys; 0 .. 2 belong to a sample's own draws
 
 
 class Draws(NamedTuple):
@@ -30,6 +30,20 @@ def draws(seed: int, epoch: int, sample: int) -> Draws:
     """Return the draws of sample id ``sample`` in ``epoch``; all three are 0 or more."""
     clip, augment, later = np.random.SeedSequence([seed, epoch, sample]).spawn(3)
     return Draws(np.random.default_rng(clip), _integer(augment), _integer(later))
+
+
+def replacement(seed: int, epoch: int, sample: int, attempt: int, pool: range) -> int:
+    """Return the sample id in ``pool`` that stands for one that cannot be read.
+
+    Args:
+        seed: Of the run.
+        epoch: 0 or more.
+        sample: That cannot be read.
+        attempt: 1 for the first replacement, 2 for that of a replacement, ...
+        pool: Sample ids that may stand for it.
+    """
+    sequence = np.random.SeedSequence([seed, epoch, sample], spawn_key=(_REPLACED, attempt))
+    return pool[int(np.random.default_rng(sequence).integers(len(pool)))]
 
 
 def _integer(sequence: np.random.SeedSequence) -> int:

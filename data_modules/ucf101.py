@@ -4,7 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.action_data import ActionData
-from data_modules.action_lists import ActionLists, read_ucf_classes, read_ucf_lists
+from data_modules.action_lists import (
+    ActionLists,
+    read_ucf_classes,
+    read_ucf_lists,
+    warn_of_folders,
+)
 from data_modules.synthetic.actions_scenes import ACTIONS
 from data_modules.synthetic.actions_writer import actions_settings, write_ucf101
 
@@ -27,7 +32,9 @@ class Ucf101(ActionData):
         self.settings = actions_settings(self.synthetic)
 
     def read_lists(self, folder: Path) -> ActionLists:
-        return read_ucf_lists(folder, self.split)
+        lists = read_ucf_lists(folder, self.split)
+        warn_of_folders(self.video_folder, folder / "classInd.txt", lists.classes)
+        return lists
 
     def read_classes(self, folder: Path) -> tuple[str, ...]:
         return read_ucf_classes(folder)

@@ -21,6 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from data_modules.augment import Augment
 from data_modules.clips import Single
 from data_modules.options import check_least
+from data_modules.replacing import (
+    ReadBatch,
+    Replacing,
+    Unreadable,
+    checked_on_error,
+    collate_with_errors,
+)
 from data_modules.resize import Frames, Resize, pad_clips
 from data_modules.sampling import EpochSampler, Order, assign_snippets, share
 from data_modules.video import open_video
@@ -116,10 +123,17 @@ class ClipLoader(DataLoader[Any]):
     keeps ``state_dict`` in its checkpoints.
     """
 
-    def __init__(self, *args: Any, for_gpu: bool = False, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        for_gpu: bool = False,
+        unreadable: Unreadable | None = None,
+        **options: Any,
+    ) -> None:
         options |= {"pin_memory": for_gpu, "worker_init_fn": _quiet_worker}
         super().__init__(*args, **options)
         self.for_gpu = for_gpu
+        self.unreadable = Unreadable() if unreadable is None else unreadable
         self._seen = (-1, 0)  # epoch, its global batches so far
 
     # A generator: the trainer calls iter() first and tells the sampler its epoch afterwards.
@@ -130,6 +144,9 @@ class ClipLoader(DataLoader[Any]):
         try:
             for number, batch in enumerate(super().__iter__(), start + 1):
                 self._seen = (epoch, number)
+                if isinstance(batch, ReadBatch):
+                    self.unreadable.add(batch.errors)
+                    batch = batch.batch
                 if not self.for_gpu and "frames" in batch:
                     batch["frames"] = to_float(batch["frames"])
                 yield batch
@@ -172,10 +189,17 @@ class ClipDataModule(pl.LightningDataModule, ABC):
         batch_size: Samples per step over all processes together.
         num_workers: Processes that decode, per loader; 0 decodes in the main process.
         seed: Of every draw, 0 or more.
+        on_error: ``raise`` ends the run where something is missing or cannot be read; ``skip``
+            leaves out what is missing at the start, and draws another training sample for one that
+            cannot be read later on.
     """
 
-    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
+    def __init__(
+        self, batch_size: int, num_workers: int, seed: int, on_error: str = "raise"
+    ) -> None:
         super().__init__()
+        self.skips = checked_on_error(on_error)
+        self.unreadable = Unreadable()
         check_least(batch_size=(batch_size, 1), num_workers=(num_workers, 0), seed=(seed, 0))
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -190,6 +214,10 @@ class ClipDataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def val_dataloader(self) -> ClipLoader:
         """Return the loader of what is validated on."""
+
+    def teardown(self, stage: str) -> None:
+        """List what could not be read."""
+        self.unreadable.report()
 
     def test_dataloader(self) -> ClipLoader:
         """Return the loader of validation: these datasets publish no test labels."""
@@ -208,17 +236,36 @@ class ClipDataModule(pl.LightningDataModule, ABC):
 
     def loader(self, dataset: Dataset[Any], **options: Any) -> ClipLoader:
         """Return a loader with this module's workers, for its trainer's device."""
-        options |= {"num_workers": self.num_workers, "for_gpu": self._for_gpu}
-        return ClipLoader(dataset, **options)
+        return ClipLoader(dataset, **self._loading(), **options)
+
+    def _loading(self) -> dict[str, Any]:
+        """Return what all loaders of this module share."""
+        return {
+            "num_workers": self.num_workers,
+            "for_gpu": self._for_gpu,
+            "unreadable": self.unreadable,
+        }
 
     def clip_loader(
         self,
         dataset: Dataset[Any],
         order: Order,
         collate: Callable[[Any], Any] | None = None,
+        pools: Sequence[range] | None = None,
     ) -> ClipLoader:
-        """Return a loader whose dataset takes (epoch, sample id), in the order given."""
+        """Return a loader whose dataset takes (epoch, sample id), in the order given.
+
+        Args:
+            dataset: The samples.
+            order: Of their ids.
+            collate: Stacks them.
+            pools: Ids that may stand for one another; None: all of them.
+        """
         rank, world_size = self.ranks
+        if self.skips:
+            all_ids = [range(len(order(0)))]
+            dataset = Replacing(dataset, all_ids if pools is None else pools, self.seed)
+            collate = collate_with_errors(collate)
         return self.loader(
             dataset,
             batch_size=share(self.batch_size, world_size),
@@ -241,6 +288,7 @@ class VideoDataModule(ClipDataModule):
         long_side: The longer side's limit in pixels (None: no limit).
         augment: Options of ``augment.Augment``.
         stream_chunk: Frames per batch of a stream.
+        on_error: What to do where something cannot be read: ``raise`` or ``skip``.
     """
 
     classes: tuple[str, ...]
@@ -258,8 +306,9 @@ class VideoDataModule(ClipDataModule):
         long_side: int | None = None,
         augment: Mapping[str, Any] | None = None,
         stream_chunk: int = 8,
+        on_error: str = "raise",
     ) -> None:
-        super().__init__(batch_size, num_workers, seed)
+        super().__init__(batch_size, num_workers, seed, on_error)
         check_least(stream_chunk=(stream_chunk, 1))
         self.clip: ClipSampler = Single() if clip is None else clip
         self.resize = Resize(short_side, long_side)

@@ -92,7 +92,6 @@ class VideoMasks(VideoDataModule):
         train_frames: Their range, such as [0, 40]; None: all frames; [40, null]: to the end.
         test_frames: The range of the test videos.
         first_number: Number of the first frame of a video file, in the names of its masks.
-        allow_missing: Go on without masks that have no frame.
         reader: Of ``open_video``.
         options: Those of ``VideoDataModule``.
     """
@@ -109,7 +108,6 @@ class VideoMasks(VideoDataModule):
         train_frames: Range | None = None,
         test_frames: Range | None = None,
         first_number: int = 0,
-        allow_missing: bool = False,
         reader: str = "auto",
         **options: Any,
     ) -> None:
@@ -130,7 +128,6 @@ class VideoMasks(VideoDataModule):
             use: _checked(found, f"data.{use}_frames")
             for use, found in (("train", train_frames), ("test", test_frames))
         }
-        self.allow_missing = allow_missing
         self.parts: dict[str, list[Part]] = {}
 
     def setup(self, stage: str) -> None:
@@ -143,7 +140,7 @@ class VideoMasks(VideoDataModule):
         """
         if stage == "predict" or "train" in self.parts or (self.parts and stage != "fit"):
             return
-        videos = self.layout.videos(self.allow_missing)
+        videos = self.layout.videos(self.skips)
         uses = ("train", "test") if stage == "fit" else ("test",)
         parts = {use: self._parts(use, videos) for use in uses}
         for one in parts.get("train", ()):

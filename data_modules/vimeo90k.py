@@ -43,7 +43,7 @@ class Vimeo90k(RestorationData):
         write_septuplets(self.root, self.synthetic)
 
     def clean_clips(self, use: str) -> list[CleanClip]:
-        return Septuplets(self.root).clips(self.lists[use], self.allow_missing)
+        return Septuplets(self.root).clips(self.lists[use], self.skips)
 
     def targets(self, length: int) -> Sequence[int]:
         return (SCORED,)

@@ -21,7 +21,7 @@ VIMEO = ["task=vimeo90k", "method=off"]
         ("data", "data.quality=null", "data.quality=null: expected a whole number"),
         ("data", "data.batch_size=x", "data.batch_size=x: expected a whole number"),  # of a base
         ("data", "data.val_limit=x", "data.val_limit=x: expected a whole number or null"),
-        ("data", "data.allow_missing=maybe", "data.allow_missing=maybe: expected true or false"),
+        ("data", "data.on_error=7", "data.on_error=7: expected text"),
         ("data", "data.codec=264", "data.codec=264: expected text"),
         ("data", "data.root=7", "data.root=7: expected text or null"),
         ("head", "head.residual_gain=x", "head.residual_gain=x: expected a number"),

@@ -99,7 +99,7 @@ def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
     ("change", "said"),
     [
         ("key_frames.intervall=5", "expected one of key_frames: interval"),
-        ("data.rot=x", "expected one of data: allow_missing, augment, batch_size"),
+        ("data.rot=x", "expected one of data: augment, batch_size"),
         ("+seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
         ("seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
         ("sed=1", "expected one of acceleration, benchmark, callbacks, clip, data"),

@@ -17,6 +17,7 @@ from flowfeat import trust
 from flowfeat.build import build_task
 from flowfeat.features.timm_hub import Architecture
 from flowfeat.finite import require_finite
+from flowfeat.renamed import with_todays_names
 from flowfeat.stored_config import without_reach, without_weights
 from flowfeat.tasks.task import Task
 
@@ -135,6 +136,7 @@ def checkpoint_of(
     trained = OmegaConf.create(record["config"])
     if not isinstance(trained, DictConfig):
         raise ValueError(f"{path}: its config is not a mapping")
+    trained = with_todays_names(trained)
     config = trained.copy()
     for name, value in record.get("architecture", {}).items():
         absent = OmegaConf.select(config, f"features.{name}") is None

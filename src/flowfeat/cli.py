@@ -25,6 +25,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from flowfeat.renamed import NOW
 from flowfeat.settings import word
 
 
@@ -137,6 +138,8 @@ def no_choice(group: str, value: str) -> str:
 
 def unknown_key(config: DictConfig, key: str) -> str:
     """Say in one line which keys exist where an unknown one was looked for."""
+    if key in NOW:
+        return f"{key}: is now {NOW[key]}"
     parent = key.rpartition(".")[0]
     while parent and not isinstance(OmegaConf.select(config, parent), DictConfig):
         parent = parent.rpartition(".")[0]

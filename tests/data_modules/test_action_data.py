@@ -273,7 +273,7 @@ def test_missing_and_broken_videos_are_counted_and_left_out_when_allowed(root, c
     assert "v_HandStandPushups_g06_c01.avi (not a video" in str(e.value)
     assert "\n" not in str(e.value)
     with caplog.at_level(logging.WARNING):
-        data = ucf(root, val_share=0, allow_missing=True)
+        data = ucf(root, val_share=0, on_error="skip")
     left = {video.name for video in data.parts["train"]}
     assert left == {name(*video) for video in TRAIN} - {name(0, 5), name(1, 6)}
     assert "v_HandStandPushups_g06_c01.avi: left out: not a video that can be read" in caplog.text
@@ -284,7 +284,7 @@ def test_what_is_held_out_does_not_depend_on_what_is_there(root):
     whole = {video.name for video in ucf(root).parts["val"]}
     gone = sorted(whole)[0]
     (root / "UCF-101" / f"{gone}.avi").unlink()
-    left = {video.name for video in ucf(root, allow_missing=True).parts["val"]}
+    left = {video.name for video in ucf(root, on_error="skip").parts["val"]}
     assert left == whole - {gone}
 
 
@@ -294,7 +294,7 @@ def test_a_class_of_which_nothing_is_left_is_named(root, caplog):
     with pytest.raises(FileNotFoundError, match="Run/v_Run_g0"):
         ucf(root)
     with caplog.at_level(logging.WARNING):
-        data = ucf(root, "fit", val_share=0, allow_missing=True)
+        data = ucf(root, "fit", val_share=0, on_error="skip")
     assert "no video of 1 classes is left: Run" in caplog.text
     assert data.classes == CLASSES  # labels stay what they were
     assert {video.action for video in data.parts["train"]} == {1}
@@ -311,6 +311,44 @@ def test_videos_without_a_frame_are_found(root, tmp_path):
     assert defect(tmp_path / "empty") == "no img_00001.jpg inside"
     with pytest.raises(FileNotFoundError, match=r"v_Run_g05_c01\.avi \("):
         ucf(root)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_video_that_goes_or_breaks_during_training_is_replaced(root, caplog, workers):
+    data = ucf(root, "fit", val_share=0, on_error="skip", num_workers=workers)
+    lost, broken = (root / "UCF-101" / f"{name(action, 4)}.avi" for action in range(2))
+    lost.unlink()
+    broken.write_bytes(b"not a video any more")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert len(batches) == len(loader) == len(TRAIN) // 2
+    for batch in batches:  # what stands in their place is whole: frames, names and labels
+        for b, snippet in enumerate(batch["snippets"]):
+            assert group_of(snippet) != 4
+            assert [frame_of(f) for f in batch["frames"][b]] == batch["indices"][b].tolist()
+            assert batch["actions"][b] == CLASSES.index(snippet.partition("/")[0])
+    caplog.clear()
+    data.teardown("fit")
+    assert str(lost) in caplog.text
+    assert str(broken) in caplog.text
+    raising = ucf(root, "test")
+    raising.parts["train"] = data.parts["train"]
+    with pytest.raises((OSError, ValueError), match=r"_g04_c01\.avi"):
+        list(raising.train_dataloader())
+
+
+def test_what_the_lists_say_is_said_once(root, caplog):
+    """The lists are read for training and again for the test; a run has two stages."""
+    shared = [*TRAIN, (0, 1)]
+    write_lists(root, shared, TEST)
+    (root / "UCF-101" / "Juggling").mkdir()
+    for _ in range(2):
+        ucf(root, "fit", "test")
+    lines = [record.message for record in caplog.records]
+    assert len(lines) == 2
+    assert "1 folders are no class of" in lines[1]
+    assert lines[1].endswith("and are left out: Juggling")
+    assert "1 groups are in the training and in the test list (g01)" in lines[0]
 
 
 def test_the_folder_of_the_videos_will_do_as_a_root(written):

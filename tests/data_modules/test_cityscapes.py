@@ -238,16 +238,16 @@ def test_missing_predecessors_are_counted(root, caplog):
     assert "of 4 listed labelled frames" in message
     assert "aachen_000001_000019 lacks 3 of the 19 frames before it" in message
     assert "aachen_000003_000019 has no picture" in message
-    assert "data.allow_missing=true" in message
+    assert "data.on_error=skip" in message
     assert "\n" not in message
     with caplog.at_level(logging.WARNING):
-        data = cityscapes(root, allow_missing=True)
+        data = cityscapes(root, on_error="skip")
     assert [s.name for s in data.snippets["train"]] == [
         "aachen_000000_000019",
         "aachen_000002_000019",
     ]
     assert "left out" in caplog.text
-    assert len(cityscapes(root, before=1, allow_missing=True).snippets["train"]) == 2
+    assert len(cityscapes(root, before=1, on_error="skip").snippets["train"]) == 2
     (folder / "aachen_000003_000019_leftImg8bit.png").touch()
     (folder / "aachen_000001_000018_leftImg8bit.png").touch()
     assert len(cityscapes(root, before=1).snippets["train"]) == 4

@@ -131,7 +131,7 @@ def split_of(lines: int) -> str:
         (lambda r: (r / SPLIT_FILE).unlink(), "no such split file", FileNotFoundError),
         (
             lambda r: (r / "data/00003_img2.ppm").unlink(),
-            r"1 missing in .*: 00003 \(img2.ppm\); data.allow_missing=true",
+            r"1 missing in .*: 00003 \(img2.ppm\); data.on_error=skip",
             FileNotFoundError,
         ),
         (
@@ -156,7 +156,7 @@ def test_what_is_wrong_is_one_line(root, broken, said, kind):
 def test_missing_pairs_may_be_left_out(root, caplog):
     (root / "data/00001_img2.ppm").unlink()
     (root / SPLIT_FILE).write_text(split_of(20))
-    data = ready(root, allow_missing=True)
+    data = ready(root, on_error="skip")
     assert data.numbers == {TRAIN: [3, 5, 7], VAL: [2, 4, 6, 8]}
     assert "13 missing" in caplog.text
 

@@ -297,10 +297,10 @@ def test_missing_snippets_are_counted_and_named(root, caplog):
     message = str(caught.value)
     assert "VID_val_videos.txt: 2 missing in" in message
     assert f"{VAL}1, {VAL}2 has 5 of 6 frames" in message
-    assert "data.allow_missing=true" in message
+    assert "data.on_error=skip" in message
     assert "\n" not in message
     with caplog.at_level(logging.WARNING):
-        data = vid(root, allow_missing=True)
+        data = vid(root, on_error="skip")
     assert [snippet.length for snippet in data.whole] == [5, 5]
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 1
@@ -311,13 +311,13 @@ def test_a_listed_frame_that_is_not_there_is_named(root):
     write_list(root, "long.txt", [f"{TRAIN}0 1 3 40", f"{TRAIN}0 1 30 40"])
     with pytest.raises(FileNotFoundError, match=f"long.txt: 1 missing .*frame 30 of {TRAIN}0"):
         vid(root, train_list="long.txt")
-    assert vid(root, train_list="long.txt", allow_missing=True).labelled == [(TRAIN + "0", 3)]
+    assert vid(root, train_list="long.txt", on_error="skip").labelled == [(TRAIN + "0", 3)]
 
 
 def test_nothing_left_is_an_error_even_where_missing_is_allowed(root):
     write_list(root, "none.txt", ["train/other 1 3 40"])
     with pytest.raises(FileNotFoundError, match="train/other; nothing is left"):
-        vid(root, train_list="none.txt", allow_missing=True)
+        vid(root, train_list="none.txt", on_error="skip")
 
 
 def test_gaps_in_a_folder_are_found(root):
@@ -425,7 +425,7 @@ def test_official_lists_on_a_partial_download(samples, caplog):
     root = samples / "ILSVRC2015"
     with pytest.raises(FileNotFoundError, match=r"3862 missing in .*, of 3862 listed snippets"):
         vid(root)
-    data = ImageNetVid(root=root, allow_missing=True)
+    data = ImageNetVid(root=root, on_error="skip")
     data.setup("validate")
     assert data.whole == [("val/ILSVRC2015_val_00007010", 96)]
     assert "555 missing" in caplog.text

@@ -200,7 +200,7 @@ def test_masks_without_a_frame_are_counted(root, caplog):
     message = r"2 missing in .*480p, of 14 listed frames of masks: ball/00012.png, box/00000.png"
     with pytest.raises(FileNotFoundError, match=message):
         video_masks(root)
-    assert list(shown(video_masks(root, allow_missing=True))) == ["ball[6:12]"]
+    assert list(shown(video_masks(root, on_error="skip"))) == ["ball[6:12]"]
     assert "left out" in caplog.text
 
 

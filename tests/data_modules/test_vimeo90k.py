@@ -268,9 +268,9 @@ def test_missing_septuplets_are_counted_or_left_out(real: Path) -> None:
     data = module(real, root=real)
     with pytest.raises(FileNotFoundError, match=r"1 missing .* of 2 listed septuplets: 00007/0001"):
         data.degrade()
-    assert "data.allow_missing=true" not in data.command
-    data = module(real, root=real, allow_missing=True)
-    assert "data.allow_missing=true" in data.command
+    assert "data.on_error=skip" not in data.command
+    data = module(real, root=real, on_error="skip")
+    assert "data.on_error=skip" in data.command
     assert data.degrade().startswith("jpeg2000_q20: 2 clips")
 
 
