@@ -16,7 +16,7 @@ from rich.text import Text
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowfeat import cli
-from flowfeat.report import is_suspect
+from flowfeat.doubt import is_suspect
 
 USAGE = "flowfeat-compare <run folder> <run folder> ..."
 

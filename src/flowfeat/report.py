@@ -13,15 +13,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from flowfeat.stream_speed import doubt
+from flowfeat.doubt import SPREAD, SUSPECT, doubt, is_suspect
 
 KEY = re.compile(r"[A-Za-z0-9_]+")
-COLUMN = re.compile(r"(?P<name>.+?)_(?P<setting>(?:(?:copy|pairs|stream)_)?l(?P<interval>\d+))")
-
-
-MEASURED = ("fps", "speedup")
-"""Figures that a table marks where the speed of their setting is not to be relied on."""
-SPREAD, SUSPECT = "speed_spread", "speed_suspect"
+COLUMN = re.compile(
+    r"(?P<name>.+?)_(?P<setting>(?:(?:copy|no_flow|no_scale|pairs|stream)_)?l(?P<interval>\d+))"
+)
 
 
 def write_results(results: Mapping[str, float], folder: Path) -> Path:
@@ -72,12 +69,6 @@ def _cell(results: Mapping[str, float], name: str, suffix: str) -> str:
     return f"{value:.3f}" + (" ?" if is_suspect(results, name + suffix) else "")
 
 
-def is_suspect(results: Mapping[str, float], key: str) -> bool:
-    """Say whether a figure is a measured speed that is not to be relied on."""
-    name = next((n for n in MEASURED if re.fullmatch(rf"{n}(_l\d+)?", key)), None)
-    return name is not None and bool(results.get(SUSPECT + key.removeprefix(name)))
-
-
 def doubts(results: Mapping[str, float]) -> list[str]:
     """Say in a line each which measured speeds are not to be relied on, and why."""
     lines = []
@@ -96,7 +87,7 @@ def doubts(results: Mapping[str, float]) -> list[str]:
 
 def _heading(setting: str) -> str:
     kind, _, interval = setting.rpartition("l")
-    kind = kind.strip("_")
+    kind = kind.strip("_").replace("_", " ")
     return f"l = {interval}" + (f"\n({kind})" if kind else "") if interval else ""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowfeat.doubt import doubt
 from flowfeat.interfaces import TaskHead, TemporalModule
 from flowfeat.metering import Stopwatch, metering, next_frame
 from flowfeat.speed import key_frame_interval, opening, seconds_of, without_gradients
@@ -24,10 +25,6 @@ from flowfeat.temporal.per_frame import PerFrame
 
 FRAMES = 8
 """Of a round, at least: rounds are to be many and short."""
-UNSTABLE = 0.2
-"""Spread of the rounds beyond which a figure says more about the machine than about the method."""
-LEEWAY = 1.02
-"""What costs nothing between key frames has s = l, and a timer that trembles."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +77,6 @@ class StreamSpeed:
     def _ratios(self) -> list[float]:
         pairs = zip(self.per_frame_seconds, self.seconds, strict=True)
         return [per_frame / own for per_frame, own in pairs]
-
-
-def doubt(interval: int | None, speedup: float, spread: float) -> str:
-    """Say why a measured speed cannot be, or is not to be relied on; empty if it can."""
-    reasons = []
-    if interval is not None and speedup > LEEWAY * interval:
-        reasons.append(f"s = {speedup:.2f} is more than l = {interval} can give")
-    if spread > UNSTABLE:
-        reasons.append(f"the rounds lie {100 * spread:.0f} % apart")
-    return ", ".join(reasons)
 
 
 class Speeds(NamedTuple):
