@@ -134,20 +134,18 @@ def _table(
     pts, dts, keys, hidden, sizes = columns[:5]
     coded = np.arange(len(rows), dtype=np.int64)
     dropped = np.array([number for number, size in index.values() if not size], dtype=np.int64)
-    if index and all(row.place in index for row in rows):
+    if index and all(row.place in index and row.dts != NO_TIME for row in rows):
         # FFmpeg counts the packets that it meets; past lost ones its times are too small.
         coded = np.array([index[row.place][0] for row in rows], dtype=np.int64)
-        pts, dts = pts + coded - dts, coded.copy()
+        pts, dts = np.where(pts == NO_TIME, NO_TIME, pts + coded - dts), coded.copy()
         held = len(index) - len(dropped)
         if held > len(rows):
             damage = damage or f"{held - len(rows)} of {held} packets are gone"
-        if any(index[row.place][1] != row.size for row in rows):
-            damage = damage or "packets are not as long as the index says"
     found = len(rows) + len(dropped)
     if not damage and found < announced:
         damage = f"{found} of {announced} packets are there"
-    keys, hidden = keys.astype(np.bool_), hidden.astype(np.bool_)
-    return PacketTable(pts, dts, keys, hidden, sizes, coded, dropped, announced, damage, all_idr)
+    flags = keys.astype(np.bool_), hidden.astype(np.bool_)
+    return PacketTable(pts, dts, *flags, sizes, coded, dropped, announced, damage, all_idr)
 
 
 def _avi_index(stream: av.VideoStream) -> dict[int, tuple[int, int]]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from data_modules.video import Source, open_video
+from data_modules.video import Source, decord_obstacle, open_video
 from data_modules.video import decord_source as decord_module
 from flowfeat.batches import VideoSource
 from flowfeat.video_writer import VideoWriter
@@ -96,6 +96,20 @@ def decoded(path: Path) -> list[NDArray[np.uint8]]:
     return pictures
 
 
+def opened(path: Path, reader: str) -> Source:
+    """Open with a reader, or with PyAV where there is no decord."""
+    return open_video(path, "pyav" if decord_module.decord_missing() else reader)
+
+
+def exact(path: Path, reader: str) -> Source:
+    """Open with decord where it is said to be exact, and see it refused where it is not."""
+    if reader == "pyav" and not decord_module.decord_missing():
+        assert decord_obstacle(path)
+        with pytest.raises(ValueError, match="decord cannot read this file exactly: "):
+            open_video(path, "decord")
+    return opened(path, reader)
+
+
 SAMPLES = {
     "UCF-101/ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi": ("pyav", 164),
     "UCF-101/Biking/v_Biking_g05_c02.avi": ("decord", 201),
@@ -119,11 +133,9 @@ SAMPLES = {
 def test_every_sample_is_read_exactly(samples: Path, name: str) -> None:
     reader, length = SAMPLES[name]
     reference = decoded(samples / name)
-    source = open_video(samples / name)
+    source = exact(samples / name, reader)
     assert isinstance(source, Source)
     assert isinstance(source, VideoSource)
-    if not decord_module.decord_missing():
-        assert source.reader == reader, source.reason
     for hole in source.holes:
         reference.insert(hole, reference[hole - 1])
     assert len(source) == len(reference) == length
@@ -142,14 +154,14 @@ def test_no_sample_is_forgotten(samples: Path) -> None:
 def test_upright_picture_agrees_with_opencv(samples: Path) -> None:
     path = samples / "video/video_90.mov"
     shown = cv2.VideoCapture(str(path)).read()[1][..., ::-1]
-    for reader in ("auto", "pyav"):
-        source = open_video(path, reader)
+    for reader in ("decord", "pyav"):
+        source = opened(path, reader)
         assert source.size == shown.shape[:2] == (568, 320)
         assert np.abs(source.read([0])[0].astype(int) - shown).mean() < 2
 
 
 def test_rate_and_stream_are_the_first_streams(samples: Path) -> None:
-    source = open_video(samples / "video/nasa_13013.mp4")
+    source = open_video(samples / "video/nasa_13013.mp4", access="sparse")
     assert (source.stream, source.fps, source.size) == (0, 25.0, (180, 320))
     assert "2 video streams" in source.reason
     assert open_video(samples / "video/arm_wrestling.mp4").fps == 28.0
@@ -182,10 +194,7 @@ KINDS = {
 def test_kinds_of_stream_are_read_exactly(tmp_path: Path, name: str) -> None:
     reader, settings = KINDS[name]
     path = encode(tmp_path / name, **settings)
-    for choice in ("auto", "pyav"):
-        source = open_video(path, choice)
-        if choice == "auto" and not decord_module.decord_missing():
-            assert source.reader == reader, source.reason
+    for source in (exact(path, reader), open_video(path), open_video(path, access="sparse")):
         assert len(source) == 60
         for indices in requests(60):
             assert numbers(source.read(indices)) == indices
@@ -201,8 +210,8 @@ def test_frames_cut_off_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("degrees", [90, -90, 180])
 def test_rotation_is_undone(tmp_path: Path, degrees: int) -> None:
     path = encode(tmp_path / "turned.mp4", rotation=degrees)
-    for reader in ("auto", "pyav"):
-        pictures = open_video(path, reader).read([17, 41])
+    for reader in ("decord", "pyav"):
+        pictures = opened(path, reader).read([17, 41])
         stored = np.rot90(pictures, -degrees // 90, axes=(1, 2))
         assert numbers(stored) == [17, 41]
 
@@ -234,7 +243,7 @@ class _Clips(torch.utils.data.Dataset[list[int]]):
 
 def test_forked_workers_and_their_parent_read_apart(tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mp4")
-    sources = [open_video(path, reader) for reader in ("auto", "pyav")]
+    sources = [opened(path, reader) for reader in ("decord", "pyav")]
     expected = [[i * 7, i, 59] * 2 for i in range(8)]
     assert numbers(sources[1].read([30])) == numbers(sources[0].read([30])) == [30]
     fork = multiprocessing.get_context("fork")
@@ -246,7 +255,7 @@ def test_forked_workers_and_their_parent_read_apart(tmp_path: Path) -> None:
 
 
 def test_child_that_only_drops_a_source_ends(tmp_path: Path) -> None:
-    source = open_video(encode(tmp_path / "a.mp4"))
+    source = opened(encode(tmp_path / "a.mp4"), "decord")
     source.read([3])
     child = os.fork()
     if child == 0:
@@ -256,8 +265,8 @@ def test_child_that_only_drops_a_source_ends(tmp_path: Path) -> None:
 
 
 def test_pickled_source_opens_anew(tmp_path: Path) -> None:
-    for reader in ("auto", "pyav"):
-        source = open_video(encode(tmp_path / "a.mp4"), reader)
+    for reader in ("decord", "pyav"):
+        source = opened(encode(tmp_path / "a.mp4"), reader)
         source.read([50])
         again = pickle.loads(pickle.dumps(source))  # noqa: S301
         assert (again.reader, again.size, again.fps) == (source.reader, source.size, source.fps)
@@ -273,7 +282,7 @@ def test_decord_failing_unforeseen_hands_over(
         raise decord.DECORDError("[1:2] /src/video.cc:12: Check failed: sending packet")
 
     monkeypatch.setattr(decord_module, "_open_reader", broken)
-    source = open_video(encode(tmp_path / "a.mp4"))
+    source = open_video(encode(tmp_path / "a.mp4"), "decord")
     assert numbers(source.read([7, 3])) == [7, 3]
     assert numbers(source.read([9])) == [9]
     assert source.reader == "pyav"
@@ -286,7 +295,8 @@ def test_without_decord_there_is_one_notice(
     monkeypatch.setitem(__import__("sys").modules, "decord", None)
     decord_module.decord_missing.cache_clear()
     try:
-        sources = [open_video(encode(tmp_path / f"{n}.mp4", frames=5)) for n in range(3)]
+        paths = [encode(tmp_path / f"{n}.mp4", frames=5) for n in range(3)]
+        sources = [open_video(path, access="sparse") for path in paths]
     finally:
         decord_module.decord_missing.cache_clear()
     assert [source.reader for source in sources] == ["pyav"] * 3
