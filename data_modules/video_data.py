@@ -329,7 +329,8 @@ class VideoDataModule(ClipDataModule):
 
     def open(self, path: str | Path) -> VideoSource:
         """Open any video file or folder of frames, whatever the dataset's own files are."""
-        return open_video(path, self.reader)
+        # `reader` says what decodes the dataset's files: pictures in a folder are not decoded.
+        return open_video(path, "folder" if Path(path).is_dir() else self.reader)
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
         """Yield a video of any kind in chunks; see ``interfaces.VideoData``."""

@@ -158,6 +158,19 @@ def test_twice_the_frame_rate_gives_the_same_times(monkeypatch, tmp_path, networ
     assert len(slow[-1]["segments"]) == 3  # of 0.6 s; the rest of beta is masked
 
 
+@pytest.mark.parametrize("word", ["data.reader=auto", "data.reader=pyav"])
+def test_a_folder_of_frames_is_predicted_as_its_video_is(monkeypatch, tmp_path, network, word):
+    video, folder = clip(tmp_path / "a.mp4", 25), tmp_path / "frames"
+    folder.mkdir()
+    for number, picture in enumerate(open_video(video).read(range(75))):
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    for place in (video, folder):
+        run(monkeypatch, network[0], place, word, f"out={tmp_path / 'out'}")
+    found, wanted = (lines_of(tmp_path / "out" / f"{n}.jsonl") for n in ("frames", "a"))
+    assert found == wanted
+    assert len(found) > 1
+
+
 def test_the_video_shows_the_nearest_window_and_the_timeline_opens(monkeypatch, tmp_path, network):
     video = clip(tmp_path / "a.mp4", 10)
     before = open_video(video).read(range(30)).astype(int)
