@@ -183,7 +183,7 @@ def _fixed_keys(temporal: TemporalModule) -> Iterator[None]:
     """Let key frames fall by l alone: an adaptive schedule may choose no other frame to measure."""
     before = temporal.key_frames
     if before is not None and before.needs_flow:
-        temporal.key_frames = Fixed(before.interval)
+        temporal.key_frames = Fixed(before.interval)  # type: ignore[assignment]  # frozen, as all
     try:
         yield
     finally:
