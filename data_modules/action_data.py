@@ -223,6 +223,8 @@ class ActionData(VideoDataModule):
             modality: This module's own, or its ``flow``.
             video: On whose first frames it is timed; None: on the first of a list that is read.
         """
+        if modality.frames_needed == 1:  # nothing to compute, nor to read
+            return 0.0
         if video is None:
             video = self.open_video(next(iter(self.parts.values()))[0].path)
         return time_segment(modality, opening(video, modality), self.crop)

@@ -24,12 +24,10 @@ def time_segment(modality: Modality, frames: NDArray[np.uint8], size: int) -> fl
     """Return the seconds of a segment's own computation, the median over some times.
 
     Args:
-        modality: Of the segment; RGB computes nothing.
+        modality: Of the segment.
         frames: (``frames_needed``, H, W, 3), as decoded.
         size: Side of what the network sees.
     """
-    if modality.frames_needed == 1:
-        return 0.0
     spent: list[float] = []
     while len(spent) < _MOST and sum(spent) < _ENOUGH:
         begin = time.perf_counter()
