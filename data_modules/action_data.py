@@ -36,7 +36,7 @@ from data_modules.clips import ConsistentInterval
 from data_modules.modalities import Modality, choose_modality
 from data_modules.modality_cost import opening, time_segment
 from data_modules.sampling import assign_snippets, mixed_order
-from data_modules.video_data import ClipLoader, OpenVideo, VideoDataModule, to_float
+from data_modules.video_data import ClipLoader, OpenVideo, VideoDataModule
 from flowfeat.batches import ClipSampler, RecognitionBatch, StreamChunk, VideoSource
 
 CROPS = (1, 10)
@@ -277,12 +277,12 @@ class ActionData(VideoDataModule):
             name: Of the video.
 
         Returns:
-            A RecognitionBatch with B = 1 (one centre crop), T steps and action -1.
+            A RecognitionBatch with B = 1 (one centre crop), T steps and action -1; its frames are
+            uint8 until ``transfer_batch_to_device`` has moved and finished them.
         """
         stacked, scale = self._whole(self._no_videos, 1).prepare(pictures)
         clips = [RecognitionClip(s, scale, list(indices), 0, name, -1) for s in stacked]
         batch: RecognitionBatch = collate_recognition(clips)
-        batch["frames"] = self.modality.finish(to_float(batch["frames"]))
         return batch
 
     @property

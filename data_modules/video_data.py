@@ -33,7 +33,7 @@ from data_modules.sampling import EpochSampler, Order, assign_snippets, share
 from data_modules.video import open_video
 from flowfeat.batches import ClipSampler, StreamChunk, VideoBatch, VideoSource
 
-HOST_KEYS = ("indices", "targets", "starts", "seeds")
+HOST_KEYS = ("indices", "targets", "starts", "seeds", "sizes", "scales")
 """Batch keys that stay on the CPU: they steer the program, and reading them must not wait."""
 
 OpenVideo = Callable[[Path], VideoSource]
@@ -333,7 +333,7 @@ class VideoDataModule(ClipDataModule):
         return open_video(path, "folder" if Path(path).is_dir() else self.reader)
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
-        """Yield a video of any kind in chunks; see ``interfaces.VideoData``."""
+        """Yield a video of any kind in chunks; see ``batches.VideoData``."""
         if chunk < 1:
             raise ValueError(f"chunk={chunk}: expected 1 or more frames")
         for start in range(0, len(source), chunk):
@@ -342,7 +342,6 @@ class VideoDataModule(ClipDataModule):
             frames, scale = self.resize(pictures)
             steps = list(range(len(indices)))
             batch = collate([Clip(frames, scale, indices, steps, 0, name)])
-            batch["frames"] = to_float(batch["frames"])
             yield StreamChunk(batch, pictures)
 
     def transfer_batch_to_device(

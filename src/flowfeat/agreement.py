@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from flowfeat.interfaces import Detections, Output, TaskHead, TemporalModule
+from flowfeat.ops.upload import upload
 from flowfeat.results import results_of
 from flowfeat.temporal.key_memory import latest_keys
 
@@ -77,12 +78,12 @@ def agreement_loss(
         # Ranks that average gradients expect one of every part.
         idle = [p.sum() for p in temporal.parts()["schedule"].parameters()]
         return 0.0 * torch.stack(idle).sum()
-    rows = moved.to(clip.device)
+    rows = upload(moved, clip.device)
     first = torch.arange(len(clip))[:, None] * clip.shape[1]
     keys = (first + latest_keys(is_key, targets)).flatten()[moved]
-    current, key = output.frames[rows], clip.flatten(0, 1)[keys.to(clip.device)]
+    current, key = output.frames[rows], clip.flatten(0, 1)[upload(keys, clip.device)]
     with torch.no_grad():
-        each = sizes.repeat_interleave(targets.shape[1], dim=0)[rows]
+        each = sizes.repeat_interleave(targets.shape[1], dim=0)[moved]
         always = torch.ones(len(rows), 1, dtype=torch.bool)
         fresh = temporal(current[:, None], always, torch.zeros(len(rows), 1, dtype=torch.int64))
         features = tuple(level[rows] for level in output.features)

@@ -139,4 +139,7 @@ class VideoData(Protocol):
     classes: tuple[str, ...]
 
     def stream(self, source: VideoSource, name: str, chunk: int) -> Iterator[StreamChunk]:
-        """Yield a whole video in order, ``chunk`` frames at a time, as evaluation prepares them."""
+        """Yield a whole video in order, ``chunk`` frames at a time, as evaluation prepares them.
+
+        Frames are uint8, a quarter of the bytes, until ``transfer_batch_to_device`` moves them.
+        """

@@ -22,6 +22,7 @@ from flowfeat.prediction import (
     whole_file,
 )
 from flowfeat.progress import tracked
+from flowfeat.results import on_host
 from flowfeat.tasks.video_task import VideoTask
 from flowfeat.video_writer import VideoWriter
 
@@ -150,15 +151,16 @@ def _write(
         @torch.inference_mode()  # of every thread's own
         def write(frame: FramePrediction) -> None:
             is_key = frame.is_key if knows_keys else None
-            picture = describing.render(frame.picture, frame.predictions, is_key, drawing.threshold)
+            found = on_host(frame.predictions)  # this thread waits, and not the model's
+            picture = describing.render(frame.picture, found, is_key, drawing.threshold)
             if drawing.beside:
                 picture = np.concatenate((frame.picture, picture), axis=1)
             pictures.write(picture)
             line = {"frame": frame.number, "key_frame": frame.is_key}
-            line |= describing.describe(frame.predictions, min(LISTED, drawing.threshold))
+            line |= describing.describe(found, min(LISTED, drawing.threshold))
             lines.write(json.dumps(line) + "\n")
             if labels is not None and isinstance(task, LabelMapping):
-                labels.write(frame.number, task.label_map(frame.predictions))
+                labels.write(frame.number, task.label_map(found))
 
         with behind(write, depth) as hand_over:
             for frame in tracked(found, video.name, len(source), "frames"):

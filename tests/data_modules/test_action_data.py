@@ -385,19 +385,25 @@ def test_alpha_above_beta_is_refused():
         ConsistentInterval(8, 7)
 
 
+def ready(data, chunk):
+    return data.transfer_batch_to_device(chunk.batch, torch.device("cpu"), 0)
+
+
 def test_a_stream_is_prepared_as_in_testing(written):
     data = ucf(written, clip=Segments(3, 5))
     (video, *_) = data.parts["test"]
     source = data.open_video(video.path)
     chunks = list(data.stream(source, "holiday", 10))
-    streamed = torch.cat([chunk.batch["frames"][0] for chunk in chunks])
+    assert all(chunk.batch["frames"].dtype == torch.uint8 for chunk in chunks)
+    streamed = torch.cat([ready(data, chunk)["frames"][0] for chunk in chunks])
     assert [chunk.batch["starts"].tolist() for chunk in chunks] == [[True], [False], [False]]
     assert sum(len(chunk.pictures) for chunk in chunks) == len(streamed) == len(source)
     tested = next(iter(data.test_dataloader()))
     torch.testing.assert_close(streamed[tested["indices"][0]], tested["frames"][0])
     differences = ucf(written, modality="rgb_diff")
     tested = next(iter(differences.test_dataloader()))
-    steps = torch.cat([c.batch["frames"][0] for c in differences.stream(source, "holiday", 10)])
+    chunks = list(differences.stream(source, "holiday", 10))
+    steps = torch.cat([ready(differences, chunk)["frames"][0] for chunk in chunks])
     torch.testing.assert_close(steps[tested["indices"][0]], tested["frames"][0])
 
 

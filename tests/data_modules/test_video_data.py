@@ -171,7 +171,9 @@ def test_stream_covers_a_video_in_order():
     for chunk in chunks:
         assert chunk.pictures.shape[1:] == (12, 16, 3)
         assert chunk.batch["frames"].shape[2:] == (3, 6, 8)
-        values = chunk.batch["frames"][0, :, 1, 3, 4] * 255
+        assert chunk.batch["frames"].dtype == torch.uint8  # on its way to a device
+        moved = data.transfer_batch_to_device(chunk.batch, torch.device("cpu"), 0)
+        values = moved["frames"][0, :, 1, 3, 4] * 255
         torch.testing.assert_close(values, chunk.batch["indices"][0].float())
         assert chunk.batch["scales"].tolist() == [[0.5, 0.5]]
         assert chunk.batch["targets"].tolist() == [list(range(len(chunk.pictures)))]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowfeat.ops.upload import upload
+
 LARGEST_GROWTH = math.log(1000 / 16)
 """A box is at most 62.5 times as long as its reference: exp must not overflow."""
 
@@ -30,16 +32,20 @@ def encode(boxes: Tensor, references: Tensor, std: Sequence[float]) -> Tensor:
     offsets = torch.cat(
         ((centres - from_centres) / from_lengths, (lengths / from_lengths).log()), -1
     )
-    return offsets / offsets.new_tensor(std)
+    return offsets / _like(offsets, std)
 
 
 def decode(offsets: Tensor, references: Tensor, std: Sequence[float]) -> Tensor:
     """Undo ``encode``: offsets (..., 4), references (..., 4) -> boxes (..., 4) xyxy."""
-    offsets = offsets * offsets.new_tensor(std)
+    offsets = offsets * _like(offsets, std)
     from_centres, from_lengths = _centre_form(references)
     centres = from_centres + offsets[..., :2] * from_lengths
     half = from_lengths * offsets[..., 2:].clamp_max(LARGEST_GROWTH).exp() / 2
     return torch.cat((centres - half, centres + half), -1)
+
+
+def _like(offsets: Tensor, std: Sequence[float]) -> Tensor:
+    return upload(torch.tensor(std, dtype=offsets.dtype), offsets.device)
 
 
 def clip(boxes: Tensor, height: float, width: float) -> Tensor:

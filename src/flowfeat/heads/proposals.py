@@ -82,10 +82,27 @@ def propose(
     Returns:
         (R, 4) xyxy with positive sides, best first, 0 <= R <= limit.
     """
+    boxes, scores, valid = best_boxes(scores, deltas, anchors, usable, picture, std, pre_nms)
+    boxes, scores = boxes[valid], scores[valid]
+    return boxes[suppress(boxes, torch.zeros_like(scores).long(), scores, threshold, limit)]
+
+
+def best_boxes(
+    scores: Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
+    usable: Tensor,
+    picture: tuple[int, int],
+    std: Sequence[float],
+    pre_nms: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the boxes (P, 4) that enter the suppression, best first, their scores and validity.
+
+    Arguments are those of ``propose``.
+    """
     scores = scores.float().masked_fill(~usable, -torch.inf)
     scores, best = scores.topk(min(pre_nms, scores.shape[0]))
     boxes = clip(decode(deltas[best].float(), anchors[best], std), *picture)
     # Minimum size 0 as in the released code; an empty box is no region at all.
     valid = (boxes[:, 2:] > boxes[:, :2]).all(1) & scores.isfinite()
-    boxes, scores = boxes[valid], scores[valid]
-    return boxes[suppress(boxes, torch.zeros_like(scores).long(), scores, threshold, limit)]
+    return boxes, scores, valid

@@ -1,8 +1,8 @@
 """R-FCN: region proposals from half of the channels, position-sensitive votes from the rest."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,11 @@ from flowfeat.heads.anchors import anchor_shapes, grid_anchors
 from flowfeat.heads.assignment import assign_rois, draw
 from flowfeat.heads.box_coding import clip, decode
 from flowfeat.heads.detection_losses import anchor_losses, roi_losses
-from flowfeat.heads.proposals import inside_cells, propose, suppress
+from flowfeat.heads.proposals import best_boxes, inside_cells, propose, suppress
+from flowfeat.heads.steady_shapes import best_survivors, detect_padded
 from flowfeat.interfaces import Detections, Features, TaskHead
 from flowfeat.ops.position_sensitive import Corners, position_sensitive_vote
+from flowfeat.ops.upload import upload
 
 
 class RFCNMaps(NamedTuple):
@@ -170,26 +172,24 @@ class RFCN(TaskHead):
         self, raw: RFCNMaps, parts: tuple[Tensor, Tensor, Tensor], sizes: Tensor
     ) -> list[Tensor]:
         """Return the proposals (R, 4) of every picture."""
-        objectness, deltas, anchors = parts
         return [
-            propose(
-                objectness[b, :, 1] - objectness[b, :, 0],
-                deltas[b],
-                anchors,
-                self._inside(raw, picture),
-                picture,
-                self.rpn_std,
-                self.pre_nms,
-                self.proposal_nms,
-                self.proposals,
-            )
-            for b, picture in enumerate(_pictures(sizes))
+            propose(*entry, self.proposal_nms, self.proposals)
+            for entry in self._candidates(raw, parts, sizes)
         ]
+
+    def _candidates(
+        self, raw: RFCNMaps, parts: tuple[Tensor, Tensor, Tensor], sizes: Tensor
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what ``best_boxes`` wants of every picture."""
+        objectness, deltas, anchors = parts
+        for b, picture in enumerate(_pictures(sizes)):
+            scores, inside = objectness[b, :, 1] - objectness[b, :, 0], self._inside(raw, picture)
+            yield scores, deltas[b], anchors, inside, picture, self.rpn_std, self.pre_nms
 
     def _vote(self, maps: Tensor, rois: list[Tensor]) -> Tensor:
         """Pool the RoIs of all pictures, one after the other: (sum of R, channels / k^2)."""
-        counts = torch.tensor([r.shape[0] for r in rois], device=maps.device)
-        owners = torch.arange(len(rois), device=maps.device).repeat_interleave(counts)
+        counts = torch.tensor([r.shape[0] for r in rois])
+        owners = upload(torch.arange(len(rois)).repeat_interleave(counts), maps.device)
         return position_sensitive_vote(
             maps, torch.cat(rois), owners, self.k, self.stride, self.corners
         )
@@ -197,6 +197,37 @@ class RFCN(TaskHead):
     @torch.no_grad()
     def postprocess(self, raw: RFCNMaps, sizes: Tensor) -> list[Detections]:
         """Return the detections of every picture: proposals, votes, suppression per class."""
+        if raw.scores.device.type != "cpu":
+            return self._postprocess_at_once(raw, sizes)
+        return self._postprocess_exactly(raw, sizes)
+
+    def _postprocess_at_once(self, raw: RFCNMaps, sizes: Tensor) -> list[Detections]:
+        """Return the same in shapes that hold, for a device: the host asks it once, at the end."""
+        candidates = self._candidates(raw, self._anchors(raw), sizes)
+        proposals = []
+        for entry in candidates:
+            boxes, _, valid = best_boxes(*entry)
+            proposals.append(best_survivors(boxes, valid, self.proposal_nms, self.proposals))
+        rois = [each.boxes for each in proposals]
+        shares = self._vote(raw.scores, rois).softmax(1)[:, 1:]
+        decoded = decode(self._vote(raw.boxes, rois), torch.cat(rois), self.roi_std)
+        counts = [r.shape[0] for r in rois]
+        settings = (self.score_threshold, self.final_nms, self.max_detections)
+        entries = zip(
+            proposals, decoded.split(counts), shares.split(counts), _pictures(sizes), strict=True
+        )
+        found = [detect_padded(*entry, *settings) for entry in entries]
+        answers = torch.stack([torch.stack((each.count, each.final.long())) for each in found])
+        kept = answers.tolist()  # the one wait
+        if not all(final for _, final in kept):
+            return self._postprocess_exactly(raw, sizes)
+        return [
+            Detections(each.boxes[:count], each.scores[:count], each.labels[:count])
+            for each, (count, _) in zip(found, kept, strict=True)
+        ]
+
+    def _postprocess_exactly(self, raw: RFCNMaps, sizes: Tensor) -> list[Detections]:
+        """Return them picture by picture; on a device, the host waits for each size."""
         rois = self._propose(raw, self._anchors(raw), sizes)
         shares = self._vote(raw.scores, rois).softmax(1)[:, 1:]
         boxes = decode(self._vote(raw.boxes, rois), torch.cat(rois), self.roi_std)
@@ -248,7 +279,8 @@ class RFCN(TaskHead):
             usable = self._inside(raw, picture)
             if self.anchor_border is not None:
                 height, width = picture
-                end = anchors.new_tensor([width, height]) + self.anchor_border
+                end = upload(anchors.new_tensor([width, height], device="cpu"), anchors.device)
+                end = end + self.anchor_border
                 starts_inside = (anchors[:, :2] >= -self.anchor_border).all(1)
                 usable = usable & starts_inside & (anchors[:, 2:] <= end).all(1)
             boxes = labels.boxes[b].to(anchors)

@@ -15,6 +15,7 @@ from flowfeat.metrics.detection_ap import VIDAveragePrecision
 from flowfeat.metrics.detection_delay import DetectionDelay
 from flowfeat.metrics.motion_ap import MotionAveragePrecision
 from flowfeat.metrics.snippet import Collector, Snippet, TrackedFrame, tracked_frame
+from flowfeat.ops.upload import upload
 from flowfeat.results import results_of
 from flowfeat.streaming import Result
 from flowfeat.tasks.preview import Preview
@@ -151,7 +152,8 @@ class DetectionTask(VideoTask):
 
     def to_original(self, predictions: Detections, scale: Tensor) -> Detections:
         """Return detections in pixels of the original picture; scale (2,) is (sx, sy)."""
-        boxes = predictions.boxes / scale.to(predictions.boxes).repeat(2)
+        to_network = upload(scale.to(predictions.boxes.dtype).repeat(2), predictions.boxes.device)
+        boxes = predictions.boxes / to_network
         return Detections(boxes, predictions.scores, predictions.labels)
 
     def describe(self, predictions: Detections, least: float) -> dict[str, Any]:

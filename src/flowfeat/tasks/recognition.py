@@ -167,7 +167,7 @@ class RecognitionTask(VideoTask):
         shape = frames.shape[:2]
         if self.temporal.key_frames is None:
             # One call for all steps is the same as step after step, but faster.
-            targets = torch.arange(shape[1], device=frames.device).expand(shape)
+            targets = torch.arange(shape[1]).expand(shape)
             is_key = self.temporal.training_keys(batch["indices"])
             output = self.temporal(frames, is_key, targets, batch["indices"])
             raw = torch.stack(self.head(output.features, output.frames), dim=1)

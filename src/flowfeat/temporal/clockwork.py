@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowfeat.interfaces import FeatureNetwork, Features, KeyFrameScheduler, Output, TemporalModule
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.key_memory import (
     KeyFrames,
     ages,
@@ -84,15 +85,15 @@ class Clockwork(TemporalModule):
             labels = maps.argmax(dim=1)  # (B, h, w)
             if old is not None and state is not None and state.labels is not None:
                 is_key = is_key | _changed(labels, state.labels, is_key, self.threshold)
-                there = is_key.to(frames.device)[:, None, None]
+                there = upload(is_key, frames.device)[:, None, None]
                 labels = torch.where(there, labels, state.labels)
-            rows = is_key.nonzero().flatten().to(frames.device)
+            rows = upload(is_key.nonzero().flatten(), frames.device)
             keys = renew(
                 old, frames, is_key, age, self.key_frames, partial(self._deepen, maps[rows])
             )
         trunk = keys.features
         if self.pipelined and old is not None:
-            late = (is_key & (age > 0)).nonzero().flatten().to(frames.device)
+            late = upload((is_key & (age > 0)).nonzero().flatten(), frames.device)
             trunk = put_rows(trunk, late, tuple(level[late] for level in old.features))
         return self._output(trunk, frames, is_key), Clock(keys, labels)
 

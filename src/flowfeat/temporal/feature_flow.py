@@ -16,6 +16,7 @@ from flowfeat.interfaces import (
 )
 from flowfeat.metering import part
 from flowfeat.ops.pieces import in_pieces
+from flowfeat.ops.upload import upload
 from flowfeat.ops.warp import in_rows, scale_levels, warp_levels
 from flowfeat.temporal.key_memory import (
     KeyFrames,
@@ -85,13 +86,13 @@ class FeatureFlow(TemporalModule):
         if is_key.all():
             return is_key, None
         asked = ~is_key
-        rows = asked.nonzero().flatten().to(frames.device)
+        rows = upload(asked.nonzero().flatten(), frames.device)
         current, key = frames[rows], state.frames[rows]
         flow = self._flow(current, key)
         chosen = schedule(age[asked], current, key, flow)
         is_key[asked] = chosen
         if chosen.any():
-            flow = _some(flow, (~chosen).nonzero().flatten().to(frames.device))
+            flow = _some(flow, upload((~chosen).nonzero().flatten(), frames.device))
         return is_key, flow
 
     def _trunk(self, frames: Tensor) -> Features:
@@ -107,7 +108,7 @@ class FeatureFlow(TemporalModule):
             return features
         if is_key.all():
             return self._scale(features, frames)
-        rows = is_key.nonzero().flatten().to(frames.device)
+        rows = upload(is_key.nonzero().flatten(), frames.device)
         own = tuple(level[rows] for level in state.features)
         return put_rows(features, rows, self._scale(own, frames[rows]))
 
@@ -127,7 +128,7 @@ class FeatureFlow(TemporalModule):
             return state.features
         if moved.all():
             return self._propagate(state.features, frames, state.frames, flow)
-        rows = moved.nonzero().flatten().to(frames.device)
+        rows = upload(moved.nonzero().flatten(), frames.device)
         warped = self._propagate(
             tuple(level[rows] for level in state.features), frames[rows], state.frames[rows], flow
         )

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from flowfeat.interfaces import FeatureNetwork, Features, Flow, FlowNetwork, Output
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.ops.warp import warp_levels
 from flowfeat.temporal.pictures import number_pictures
 from flowfeat.temporal.windowed import Windowed
@@ -81,7 +82,7 @@ class FlowGuidedAggregation(Windowed[Slot]):
         first, last = max(0, centre - self.before), centre + self.after
         neighbours = []
         for index, slot in enumerate(slots[first : last + 1], start=first):
-            same = (slot.videos == own.videos).nonzero().flatten().to(own.frames.device)
+            same = upload((slot.videos == own.videos).nonzero().flatten(), own.frames.device)
             if index != centre and len(same):
                 levels = tuple(level[same] for level in slot.features)
                 neighbours.append(Neighbours(same, slot.frames[same], levels))
@@ -102,12 +103,12 @@ class FlowGuidedAggregation(Windowed[Slot]):
             away = pictures[videos, step] - pictures[videos, steps]
             near = (-self.before <= away) & (away <= self.after) & (away != 0)
             near &= ~repeated[videos, step]  # a picture counts once, as in a stream
-            rows = near.nonzero().flatten().to(clip.device)
+            rows = upload(near.nonzero().flatten(), clip.device)
             if len(rows):
-                of = videos[near].to(clip.device)
+                of = upload(videos[near], clip.device)
                 levels = tuple(level[of, step] for level in maps)
                 neighbours.append(Neighbours(rows, clip[of, step], levels))
-        own, of = steps.to(clip.device), videos.to(clip.device)
+        own, of = upload(steps, clip.device), upload(videos, clip.device)
         current = clip[of, own]
         aggregated = self._aggregate(current, tuple(level[of, own] for level in maps), neighbours)
         return self._finish(current, aggregated)

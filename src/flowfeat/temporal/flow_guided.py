@@ -9,6 +9,7 @@ from torch import Tensor
 from flowfeat.draws import mix, sample_seeds
 from flowfeat.interfaces import FeatureNetwork, Features, Output, TemporalModule
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_network import OffNetwork, Refinement
 from flowfeat.temporal.pictures import neighbours, number_pictures
@@ -82,12 +83,13 @@ class FlowGuided(TemporalModule):
             before, paired = (first + previous).flatten(), paired.flatten()
         needed = torch.cat((own, before)).unique()  # N_feat runs once per frame
         flat = clip.flatten(0, 1)
-        levels = self._features(flat[needed.to(clip.device)])
-        row, row_before = (torch.searchsorted(needed, s).to(clip.device) for s in (own, before))
+        levels = self._features(flat[upload(needed, clip.device)])
+        places = (torch.searchsorted(needed, s) for s in (own, before))
+        row, row_before = (upload(place, clip.device) for place in places)
         with part("OFF"):
             reduced = self.off_network.reduce(levels)
             return self._output(
-                flat[own.to(clip.device)],
+                flat[upload(own, clip.device)],
                 levels[-1][row],
                 choose(reduced, row_before),
                 choose(reduced, row),
@@ -120,7 +122,7 @@ class FlowGuided(TemporalModule):
         valid = torch.ones(len(frames), 1 + len(off), dtype=torch.bool)
         valid[:, 1:] = paired[:, None]
         is_key = torch.ones(len(frames), dtype=torch.bool)
-        return Output((last, *off), frames, valid.to(frames.device), is_key)
+        return Output((last, *off), frames, upload(valid, frames.device), is_key)
 
     def _some(
         self,
@@ -133,7 +135,7 @@ class FlowGuided(TemporalModule):
     ) -> Features:
         """Run it on some rows; the others, which nobody reads, are 0."""
         if paired.any():
-            rows = paired.nonzero().flatten().to(frames.device)
+            rows = upload(paired.nonzero().flatten(), frames.device)
             own = None if seeds is None else seeds[paired]
             some = self.off_network(choose(previous, rows), choose(current, rows), own)
             return tuple(

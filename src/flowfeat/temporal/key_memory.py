@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flowfeat.interfaces import Features, KeyFrameScheduler
+from flowfeat.ops.upload import upload
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def renew(
         return KeyFrames(state.frames, state.features, age, tick)
     if state is None or is_key.all():
         return KeyFrames(frames, network(frames), age, tick)
-    rows = is_key.nonzero().flatten().to(frames.device)
+    rows = upload(is_key.nonzero().flatten(), frames.device)
     features = put_rows(state.features, rows, network(frames[rows]))
     return KeyFrames(state.frames.index_copy(0, rows, frames[rows]), features, age, tick)
 
@@ -105,8 +106,9 @@ def run_pairs(
     # A key frame that serves several targets runs through the network once.
     unique, inverse = key_rows.unique(return_inverse=True)
     flat = clip.flatten(0, 1)
-    fresh = network(flat[unique.to(clip.device)])
-    features = tuple(level[inverse.to(clip.device)] for level in fresh)
-    key = flat[key_rows.to(clip.device)]
+    fresh = network(flat[upload(unique, clip.device)])
+    here = upload(inverse, clip.device)
+    features = tuple(level[here] for level in fresh)
+    key = flat[upload(key_rows, clip.device)]
     state = KeyFrames(key, features, torch.zeros_like(key_rows), tick=0)
-    return flat[current_rows.to(clip.device)], key_rows == current_rows, state
+    return flat[upload(current_rows, clip.device)], key_rows == current_rows, state

@@ -10,6 +10,7 @@ from flowfeat.interfaces import (
     TemporalModule,
 )
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.hold import Hold
 
 
@@ -29,7 +30,7 @@ class Move(Hold):
     def _moved_by(self, current: Tensor, key: Tensor, is_key: Tensor) -> Motion | None:
         if is_key.all():
             return None
-        rows = (~is_key).nonzero().flatten().to(current.device)
+        rows = upload((~is_key).nonzero().flatten(), current.device)
         with part("F"):
             moved = self.flow(current[rows], key[rows]).displacement
         still = moved.new_zeros(len(current), *moved.shape[1:])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from flowfeat.interfaces import FeatureNetwork, Features, Output
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.flow_guided import choose
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_motion import Layer, Motion, MotionMerge, Pair
@@ -101,15 +102,15 @@ class OffFusion(Windowed[Slot]):
         # Only the frames in use, each once, whatever the clip's sampler gives beside them.
         needed, places = torch.stack(rows).unique(return_inverse=True)
         flat = clip.flatten(0, 1)
-        features, reduced = self._prepare(flat[needed.to(clip.device)])
-        own_place, *others = places.to(clip.device)
+        features, reduced = self._prepare(flat[upload(needed, clip.device)])
+        own_place, *others = upload(places, clip.device)
         current = choose(reduced, own_place)
         pairs = [
             _pair(current, choose(reduced, place), offset, inside)
             for place, offset, inside in zip(others, self._offsets(), there, strict=True)
         ]
         chosen = tuple(level[own_place] for level in features)
-        return self._merge(flat[own.to(clip.device)], chosen, pairs)
+        return self._merge(flat[upload(own, clip.device)], chosen, pairs)
 
     def _offsets(self) -> tuple[int, ...]:
         return tuple(offset for offset in (-self.before, self.after) if offset)

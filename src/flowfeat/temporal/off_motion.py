@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation
 
 from flowfeat.interfaces import Features
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.flow_guided import choose
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.off_network import Bottleneck, convolution
@@ -158,14 +159,14 @@ class MotionMerge(nn.Module):
             merged = maps + self.join(motion)
         if known.all():
             return merged
-        return torch.where(known.to(maps.device)[:, None, None, None], merged, maps)
+        return torch.where(upload(known, maps.device)[:, None, None, None], merged, maps)
 
     def _of_rows(self, pair: Pair) -> Tensor:
         """Return the motion of the rows that have the neighbour; 0 for the others."""
         if pair.there.all():
             return self.motion(pair.previous, pair.current)
         device = next(m.device for m in (*pair.current[-1],) if m is not None)
-        rows = pair.there.nonzero().flatten().to(device)
+        rows = upload(pair.there.nonzero().flatten(), device)
         some = self.motion(choose(pair.previous, rows), choose(pair.current, rows))
         return some.new_zeros(len(pair.there), *some.shape[1:]).index_copy(0, rows, some)
 

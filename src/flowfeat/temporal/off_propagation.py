@@ -12,6 +12,7 @@ from flowfeat.interfaces import (
     Output,
 )
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.feature_flow import FeatureFlow
 from flowfeat.temporal.flow_guided import choose
 from flowfeat.temporal.key_memory import KeyFrames, latest_keys
@@ -100,7 +101,7 @@ class OffPropagation(FeatureFlow):
         )
         order = torch.arange(len(both.frames)).unflatten(0, (len(clip), 2 * count))
         rows, rows_before = order[:, :count].flatten(), order[:, count:].flatten()
-        here, here_before = rows.to(clip.device), rows_before.to(clip.device)
+        here, here_before = (upload(r, clip.device) for r in (rows, rows_before))
         with part("OFF"):
             reduced = self.off_network.reduce(both.features[-1:])
             pair = Pair(choose(reduced, here_before), choose(reduced, here), there.flatten())

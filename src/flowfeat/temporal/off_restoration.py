@@ -9,6 +9,7 @@ from torch import Tensor
 from flowfeat.features.dncnn import convolutions
 from flowfeat.interfaces import FeatureNetwork, Output
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.off_layer import OffLayer, Reduced
 from flowfeat.temporal.pictures import neighbours, number_pictures
 from flowfeat.temporal.windowed import Windowed
@@ -89,9 +90,9 @@ class OffRestoration(Windowed[Slot]):
         pictures = number_pictures(indices, clip)
         places = {o: first + neighbours(pictures, steps, o)[0] for o in offsets}  # (B, S) each
         used, position = torch.unique(torch.stack(list(places.values())), return_inverse=True)
-        frames = clip.flatten(0, 1)[used.to(clip.device)]
+        frames = clip.flatten(0, 1)[upload(used, clip.device)]
         maps, reduced = self._prepare(frames)
-        rows = {o: p.flatten().to(clip.device) for o, p in zip(offsets, position, strict=True)}
+        rows = {o: upload(p.flatten(), clip.device) for o, p in zip(offsets, position, strict=True)}
         of = {o: Reduced(*(_rows(level, r) for level in reduced)) for o, r in rows.items()}
         pairs = [(of[before], of[after]) for before, after in self.offsets]
         return self._finish(frames[rows[0]], maps[rows[0]], pairs)
@@ -121,7 +122,7 @@ def _neighbour(slots: tuple[Slot, ...], centre: int, offset: int) -> Reduced:
     same = other.videos == own.videos
     if bool(same.all()):
         return other.reduced
-    there = same.to(own.maps.device)[:, None, None, None]
+    there = upload(same, own.maps.device)[:, None, None, None]
     levels = zip(other.reduced, own.reduced, strict=True)
     return Reduced(*(_either(there, theirs, ours) for theirs, ours in levels))
 

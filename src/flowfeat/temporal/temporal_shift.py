@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from flowfeat.interfaces import FeatureNetwork, Features, Output, TemporalModule
 from flowfeat.metering import part
+from flowfeat.ops.upload import upload
 from flowfeat.temporal.pictures import number_pictures
 
 
@@ -86,7 +87,7 @@ class TemporalShift(TemporalModule):
         size = (frames.shape[-2], frames.shape[-1])
         fits = state is not None and state.size == size
         before = state.channels if state is not None and fits else ()
-        reset = starts.to(frames.device) if before and bool(starts.any()) else None
+        reset = upload(starts, frames.device) if before and bool(starts.any()) else None
         with _shifting(_Pass(1, before, reset, keeps=True)) as run:
             features = self._features(frames)
         return _output(features, frames), Shifted(tuple(run.left), size)
@@ -104,7 +105,8 @@ class TemporalShift(TemporalModule):
         pictures = number_pictures(indices, clip)[:, :length]
         with _shifting(_Pass(length, (), None, repeats=_repeats(pictures, clip.device))):
             features = self._features(frames)
-        rows = (torch.arange(batch)[:, None] * length + targets.cpu()).flatten().to(clip.device)
+        rows = (torch.arange(batch)[:, None] * length + targets.cpu()).flatten()
+        rows = upload(rows, clip.device)
         return _output(tuple(level[rows] for level in features), frames[rows])
 
     def _features(self, frames: Tensor) -> Features:
@@ -161,7 +163,7 @@ def _repeats(pictures: Tensor, device: torch.device) -> tuple[Tensor, Tensor] | 
         return None
     first = torch.searchsorted(pictures, pictures)
     last = torch.searchsorted(pictures, pictures, right=True) - 1
-    return first.to(device), last.to(device)
+    return upload(first, device), upload(last, device)
 
 
 def _output(features: Features, frames: Tensor) -> Output:
