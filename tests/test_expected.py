@@ -69,7 +69,37 @@ def test_without_an_experiment_nothing_is_expected():
     assert read_expected(cli.compose_config(["experiment=vid_dff_paper", "expected=none"])) is None
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+WITHOUT_FIGURES = (
+    *("hmdb51_off_paper", "hmdb51_off_flow_paper", "ucf101_off_flow_paper"),
+    *("flying_chairs_flownet", "flying_chairs_flownet_half", "flying_chairs_flownet_inception"),
+)
+"""Of which the papers report no run alone: Tables 2 and 5 have streams together."""
+
+
+@pytest.mark.parametrize("experiment", WITHOUT_FIGURES)
+def test_what_the_papers_report_no_figure_of_is_held_against_none(experiment):
+    assert read_expected(cli.compose_config([f"experiment={experiment}", REAL])) is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=ucf101_off_paper", "task=hmdb51"],
+        ["experiment=ucf101_off_paper", "data=hmdb51"],
+        ["experiment=ucf101_off_paper", "modality=flow"],
+        ["experiment=vid_dff_paper", "task=cityscapes"],
+        ["experiment=cityscapes_dff_paper", "data=video_masks"],
+        ["experiment=vimeo90k_off_paper", "data=video_folder"],
+    ],
+    ids=" ".join,
+)
+def test_other_data_are_not_judged_by_an_experiments_figures(words):
+    [line] = told({"accuracy": 0.6}, *words, REAL)
+    experiment = words[0].removeprefix("experiment=")
+    assert line == f"{experiment}: the paper's figures are of other settings than this run's"
+
+
+@pytest.mark.parametrize("experiment", sorted(set(EXPERIMENTS) - set(WITHOUT_FIGURES)))
 def test_every_experiment_is_held_against_its_own_figures(experiment):
     found = expected_of(f"experiment={experiment}", REAL)
     assert found.experiment == experiment
@@ -152,6 +182,58 @@ def test_the_papers_settings_of_ucf101():
     assert not first.expected  # the figures are those of the second stage
     build_data(config)
     assert len(build_task(config, ("a", "b")).temporal.off_network.units) == 3  # strides 8, 16, 32
+
+
+def drops(optim, length):
+    """Return the steps of a training of this length at which its learning rate falls."""
+    schedule = build(optim).schedule
+    factors = [schedule(step, length) for step in range(length)]
+    return [step for step in range(1, length) if factors[step] != factors[step - 1]]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "modality", "second", "first"),
+    [
+        ("ucf101_off_paper", "rgb", 0.02, (0.001, [1500, 3000], 3500, 40, 0.8)),
+        ("ucf101_off_flow_paper", "flow", 0.05, (0.005, [10000, 16000], 18000, 20, 0.7)),
+        ("hmdb51_off_paper", "rgb", 0.02, (0.001, [1000, 2000], 2500, 40, 0.8)),
+        ("hmdb51_off_flow_paper", "flow", 0.05, (0.005, [4000, 6000], 7000, 20, 0.7)),
+    ],
+)
+def test_both_stages_of_recognition(experiment, modality, second, first):
+    """Section 5.1, and TSN's solvers: rate, drops, length, largest gradient, dropout."""
+    words = [f"experiment={experiment}"]
+    config = cli.compose_config(words)
+    assert config.task == experiment.partition("_")[0] == config.data._target_.split(".")[1]
+    assert (config.data.modality, config.optim.optimizer.lr) == (modality, second)
+    assert (config.trainer.max_steps, config.data.batch_size) == (20000, 128)
+    assert drops(config.optim, 20000) == [10000, 15000, 18000]
+    stage = compose_first_stage(config, words)
+    own = (
+        stage.optim.optimizer.lr,
+        drops(stage.optim, stage.trainer.max_steps),
+        *(stage.trainer.max_steps, stage.trainer.gradient_clip_val, stage.head.dropout),
+    )
+    assert own == first
+    scales = [1, 0.875, 0.75, 0.66] if modality == "rgb" else [1, 0.875, 0.75]
+    for each in (config, stage):
+        assert list(each.data.augment.scales) == scales
+        assert (each.features.in_channels, each.data.modality) == (
+            *(3 if modality == "rgb" else 10, modality),
+        )
+
+
+@pytest.mark.parametrize(
+    ("experiment", "expected"),
+    [
+        ("vid_dff_paper", [40000]),  # section 5.1: the first 40K, the last 20K
+        ("cityscapes_dff_paper", [15000]),
+        ("vid_off_paper", [73000]),  # section 6: the first 73k iterations and the rest
+    ],
+)
+def test_the_rate_falls_at_the_papers_step(experiment, expected):
+    config = cli.compose_config([f"experiment={experiment}"])
+    assert drops(config.optim, config.trainer.max_steps) == expected
 
 
 @pytest.mark.parametrize(

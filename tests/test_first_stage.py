@@ -32,11 +32,32 @@ def composed(*words):
 
 
 def test_the_first_stage_is_the_other_method_with_the_same_overrides():
-    first = composed("seed=5", "data.crop=64", "trainer.max_steps=7", "optim.optimizer.lr=0.5")
-    words = ["seed=5", "data.crop=64", "trainer.max_steps=7", "optim.optimizer.lr=0.5"]
+    words = ["seed=5", "data.crop=64", "trainer.max_steps=7"]
+    first = composed(*words)
     plain = cli.compose_config(["task=ucf101", "method=per_frame", *words])
     assert first == plain
     assert not first.first_stage
+
+
+def test_the_optimisation_is_the_second_stages_where_the_first_trains_its_parts(caplog):
+    """Section 5.1: 0.02 for the second stage, TSN's own 0.001 for the first."""
+    caplog.set_level("INFO")
+    words = ["optim.optimizer.lr=0.5", "optim=sgd_small", "seed=3"]
+    plain = cli.compose_config(["task=ucf101", "method=per_frame", "seed=3"])
+    assert composed(*words) == plain
+    assert (
+        "first stage: without optim.optimizer.lr=0.5 optim=sgd_small, which is for" in caplog.text
+    )
+    for experiment, lr in (("ucf101_off_paper", 0.001), ("ucf101_off_flow_paper", 0.005)):
+        words = [f"experiment={experiment}", "optim.optimizer.lr=0.5"]
+        whole = cli.compose_config(words)
+        assert whole.optim.optimizer.lr == 0.5
+        assert compose_first_stage(whole, words).optim.optimizer.lr == lr
+
+
+def test_a_sibling_to_compare_with_is_trained_as_this_run():
+    words = ["task=vimeo90k", "method=off", "optim.optimizer.lr=0.5"]
+    assert compose_first_stage(cli.compose_config(words), words).optim.optimizer.lr == 0.5
 
 
 @pytest.mark.parametrize(
@@ -292,7 +313,8 @@ def test_an_interrupted_first_stage_goes_on_where_it_was(command):
     same = ("seed=3", "optim.schedule.drops=[]")
     half = command("task=ucf101", "method=per_frame", *same)["per_frame"]
     longer = (*same, "trainer.max_steps=8")
-    runs = command(*OFF, *longer, f"resume={half / 'last.ckpt'}")
+    first = "first_stage.overrides=['optim.schedule.drops=[]']"
+    runs = command(*OFF, *longer, first, f"resume={half / 'last.ckpt'}")
     assert set(runs) == {"per_frame", "hold"}
     steps = {
         name: torch.load(folder / "last.ckpt", weights_only=True)["global_step"]

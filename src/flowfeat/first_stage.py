@@ -19,6 +19,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from flowfeat import cli
 from flowfeat.checkpoint import read_checkpoint
+from flowfeat.settings import under
 from flowfeat.start_from import starts
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ OWN = (
 NEVER = (*OWN, "resume", "optim.factors")
 """What the first stage takes from no command line: `optim.factors` says what the second one keeps
 as it is."""
+SECOND = ("optim",)
+"""What on a command line is for the second stage where the first one trains parts for it: they are
+trained each in its own way. A sibling to compare with is trained as this run."""
 ASIDE = (
     *("run_root", "resume", "logger", "profile", "trust", "expected"),
     *("pretrained_on", "allow_random"),
@@ -109,7 +113,15 @@ def compose_first_stage(config: DictConfig, words: Sequence[str]) -> DictConfig:
     stage = config.first_stage
     presets = [f"task={config.task}", f"method={stage.method}"]
     plain = cli.compose_config(presets)
-    kept = [w for w in words if not _is_own(w) and _key(w) != "task"]
+    kept = [w for w in words if not under(_key(w), NEVER) and _key(w) != "task"]
+    if stage.parts:
+        second = [w for w in kept if under(_key(w), SECOND)]
+        kept = [w for w in kept if w not in second]
+        if second:
+            log.info(
+                f"first stage: without {' '.join(second)}, which is for the second; "
+                "expected first_stage.overrides=[...] for the first"
+            )
     changes = list(stage.get("overrides") or ())
     try:
         composed = cli.compose_config([*presets, *kept, *changes])
@@ -139,10 +151,6 @@ def _fits(presets: Sequence[str], word: str) -> bool:
     except cli.UsageError:
         return False
     return True
-
-
-def _is_own(word: str) -> bool:
-    return any(_key(word) == key or _key(word).startswith(f"{key}.") for key in NEVER)
 
 
 def _key(word: str) -> str:

@@ -197,6 +197,17 @@ def test_key_frames_are_refused_in_one_line(method):
         assert speedup < 1.2
 
 
+def test_the_text_has_18_convolutions_behind_the_off():
+    """Section 7.2, Figure 6: 3 on each frame, 5 on the OFF, "the rest 18", against DnCNN's 20."""
+    config = compose_config(["experiment=vimeo90k_off_text"])
+    task = build_task(config, ())
+    count = [
+        sum(isinstance(m, nn.Conv2d) for m in part.modules())
+        for part in (task.temporal.features, task.temporal.refinement, task.head)
+    ]
+    assert count == [3, 5, 18]
+
+
 @pytest.mark.parametrize("words", [(), ("method=per_frame",)])
 def test_the_papers_setting(words):
     config = compose_config(["experiment=vimeo90k_off_paper", *words])
@@ -204,6 +215,7 @@ def test_the_papers_setting(words):
     convolutions = [m for m in task.modules() if isinstance(m, nn.Conv2d)]
     of_dncnn = [*task.temporal.features.modules(), *task.head.modules()]
     assert sum(isinstance(m, nn.Conv2d) for m in of_dncnn) == 20
+    assert words or task.temporal.off.out_channels == 3 * 128  # section 4: "reduced to 128"
     on_off = len(convolutions) - 20
     assert on_off == (0 if words else 1 + 5)  # the reduction and the five of Figure 6
     assert task.temporal.delay == (0 if words else 1)
