@@ -134,3 +134,12 @@ def test_the_share_of_key_frames_is_reported(interval, share):
         task.on_test_epoch_end()
         assert logged["key_share"] == share
     assert not task.is_score("key_share")
+
+
+@pytest.mark.parametrize(("words", "reach"), [((), 9), (("before", "after"), 10)])
+def test_fgfas_window_is_the_released_one_or_the_texts(words, reach):
+    """The released settings aggregate 9 frames on either side, the paper's text 10."""
+    wider = (f"temporal.{name}=10" for name in words)
+    config = compose_config(["features.model=test_resnet", "method=fgfa", *wider])
+    assert build_task(config, CLASSES).temporal.delay == reach
+    assert (config.clip.before, config.clip.after) == (reach, reach)
