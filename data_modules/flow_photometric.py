@@ -47,9 +47,9 @@ class Photometric(AugmentOptions):
     def __call__(self, frames: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Change frames (T, H, W, 3) RGB alike, as ``rng`` decides."""
         colours = frames.astype(np.float32) / 255
-        colours *= rng.uniform(*self.channels, 3).astype(np.float32)
-        colours **= np.float32(rng.uniform(*self.gamma))
-        colours += np.float32(rng.normal(0, self.brightness))
-        colours = (colours - 0.5) * np.float32(1 + rng.uniform(*self.contrast)) + 0.5
+        colours *= rng.uniform(self.channels[0], self.channels[1], 3).astype(np.float32)
+        colours **= rng.uniform(self.gamma[0], self.gamma[1])
+        colours += rng.normal(0, self.brightness)
+        colours = (colours - 0.5) * (1 + rng.uniform(self.contrast[0], self.contrast[1])) + 0.5
         colours += rng.uniform(0, self.noise) * rng.standard_normal(colours.shape, np.float32)
         return np.asarray((colours.clip(0, 1) * 255).round(), np.uint8)

@@ -86,24 +86,40 @@ def share(batch_size: int, world_size: int) -> int:
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields this rank's (epoch, sample id) pairs; the last incomplete global batch is left out.
+    """Yields this rank's (epoch, sample id) pairs; the last incomplete step is left out.
 
     The trainer calls ``set_epoch`` and must run with ``use_distributed_sampler=False``.
+
+    Args:
+        order: The sample ids of an epoch.
+        batch_size: Of a global batch.
+        rank: Of this process.
+        world_size: Processes.
+        accumulated: Global batches in one step of the optimiser. An epoch that ended inside a step
+            would make it smaller: the trainer divides by their number in any case.
     """
 
-    def __init__(self, order: Order, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        order: Order,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulated: int = 1,
+    ) -> None:
         share(batch_size, world_size)
         self.order = order
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self.batches = len(order(0)) // batch_size
+        self.batches = len(order(0)) // (batch_size * accumulated) * accumulated
         self._done = (-1, 0)
         if not self.batches:
+            parts = f" / {accumulated} (trainer.accumulate_grad_batches)" if accumulated > 1 else ""
             raise ValueError(
-                f"data.batch_size={batch_size}: expected at most {len(order(0))}, "
-                "the number of training samples"
+                f"data.batch_size={batch_size}: expected at most {len(order(0)) // accumulated}, "
+                f"the number of training samples{parts}"
             )
 
     def set_epoch(self, epoch: int) -> None:

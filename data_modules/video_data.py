@@ -230,6 +230,12 @@ class ClipDataModule(pl.LightningDataModule, ABC):
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     @property
+    def accumulated(self) -> int:
+        """Global batches in one step of the trainer's optimiser."""
+        trainer = self.trainer
+        return 1 if trainer is None else int(trainer.accumulate_grad_batches)
+
+    @property
     def _for_gpu(self) -> bool:
         trainer = self.trainer
         return trainer is not None and trainer.strategy.root_device.type == "cuda"
@@ -269,7 +275,7 @@ class ClipDataModule(pl.LightningDataModule, ABC):
         return self.loader(
             dataset,
             batch_size=share(self.batch_size, world_size),
-            sampler=EpochSampler(order, self.batch_size, rank, world_size),
+            sampler=EpochSampler(order, self.batch_size, rank, world_size, self.accumulated),
             drop_last=True,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,

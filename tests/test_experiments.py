@@ -17,7 +17,11 @@ def leaves(group: str) -> list[str]:
 
 EXPERIMENTS = [name for name in leaves("experiment") if name != "none"]
 METHODS = leaves("method")
-BUILT_ON_OTHERS = ("vid_dff_released",)
+BUILT_ON_OTHERS = (
+    *("vid_dff_released", "vimeo90k_off_text", "ucf101_off_paper_one_gpu"),
+    *("ucf101_off_flow_paper", "hmdb51_off_paper", "hmdb51_off_flow_paper"),
+    *("flying_chairs_flownet_half", "flying_chairs_flownet_inception"),
+)
 """Experiments that another one's preset makes, but for a few values."""
 
 SAMPLED_AROUND_LABELS = "clip: .* samples around a labelled frame: expected clip="

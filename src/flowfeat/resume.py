@@ -20,6 +20,8 @@ MAY_CHANGE = (
     "warmup",  # what came before the checkpoint: its weights hold the result
     "first_stage",
     "start_from",
+    *("pretrained_on", "allow_random"),
+    "usual",  # where values start that stand elsewhere
     "features.pretrained",
     "features.checkpoint_path",
     "flow.pretrained",

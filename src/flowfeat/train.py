@@ -118,7 +118,8 @@ def warm_up(config: DictConfig, task: Task, folder: Path) -> None:
     module = build(config.warmup.module, "warmup.module", trust=config.trust)(flow=flow)
     data = build(config.warmup.data, "warmup.data", trust=config.trust)(seed=config.seed)
     bars = [c for n, c in build_callbacks(config, folder).items() if n == "progress"]
-    changes = {**config.warmup.trainer, "enable_checkpointing": False}
+    own = {"accumulate_grad_batches": 1}  # its batches are steps, whatever the training's are
+    changes = {**own, **config.warmup.trainer, "enable_checkpointing": False}
     trainer = build_trainer(config, folder, bars, loggers=[], **changes)
     log.info(f"warming up the flow network on {config.warmup.trainer.max_steps} synthetic batches")
     with thawed(flow):

@@ -184,7 +184,9 @@ def test_ranks_share_the_test_videos_without_repeating_any(written, ranks):
     for rank in range(ranks):
         data = ucf(written, "test")
         root_device = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, strategy=root_device)
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=ranks, strategy=root_device, accumulate_grad_batches=1
+        )
         seen += [snippet for batch in data.test_dataloader() for snippet in batch["snippets"]]
     assert sorted(seen) == sorted(name(*video) for video in TEST)
 

@@ -336,7 +336,9 @@ def test_ranks_share_batches_and_snippets(root):
     def rank_data(rank: int, world_size: int) -> Cityscapes:
         data = cityscapes(root, clip=Pair(9), augment={"crop": [16, 16]}, batch_size=4)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=world_size, strategy=strategy, accumulate_grad_batches=1
+        )
         return data
 
     parts = []

@@ -205,6 +205,7 @@ def test_more_ranks_than_validation_pairs_are_refused(written):
     for ranks in (2, 3):
         data.trainer = SimpleNamespace(
             global_rank=1,
+            accumulate_grad_batches=1,
             world_size=ranks,
             strategy=SimpleNamespace(root_device=torch.device("cpu")),
         )

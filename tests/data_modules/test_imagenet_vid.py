@@ -259,7 +259,9 @@ def test_every_snippet_is_streamed_by_one_rank(root):
     for rank in range(2):
         data = vid(root)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2, strategy=strategy)
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=2, strategy=strategy, accumulate_grad_batches=1
+        )
         names.append({batch["snippets"][0] for batch in data.val_dataloader()})
     assert names == [{VAL + "0", VAL + "2"}, {VAL + "1"}]
 
@@ -269,7 +271,9 @@ def test_ranks_share_a_global_batch(root):
     for rank, world_size in ((0, 1), (0, 2), (1, 2)):
         data = vid(root, clip=Pair(9), batch_size=4)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
+        data.trainer = SimpleNamespace(
+            global_rank=rank, world_size=world_size, strategy=strategy, accumulate_grad_batches=1
+        )
         (batch,) = data.train_dataloader()
         parts.append({int(s): f for s, f in zip(batch["seeds"], batch["frames"], strict=True)})
     whole, first, second = parts

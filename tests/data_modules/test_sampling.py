@@ -90,3 +90,14 @@ def test_bad_batch_sizes_are_refused():
         share(6, 4)
     with pytest.raises(ValueError, match=r"batch_size=60: expected at most 53"):
         EpochSampler(order, 60)
+
+
+def test_steps_of_several_batches_are_whole_and_of_the_same_samples():
+    """8 x 2 accumulated sees what 16 sees, step by step; what is left over is no smaller step."""
+    order = partial(mixed_order, 3, labelled=43)
+    one = EpochSampler(order, 16)
+    parts = EpochSampler(order, 2, accumulated=8)
+    assert (one.batches, parts.batches) == (2, 16)  # not 21
+    assert list(parts) == list(one)
+    with pytest.raises(ValueError, match=r"expected at most 5, .* / 8 \(trainer.accumulate_grad"):
+        EpochSampler(order, 6, accumulated=8)
