@@ -123,5 +123,5 @@ def test_a_units_draw_is_a_few_calls_and_little_memory() -> None:
     maps = torch.ones(768, 8, 7, 7)
     with Count() as count:
         drop(maps, 0.8, torch.arange(768))
-    assert count.calls < 40
+    assert count.calls < 50
     assert count.largest <= maps.numel() * maps.element_size()  # the result itself

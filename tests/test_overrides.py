@@ -100,11 +100,11 @@ def test_a_group_choice_replaces_the_whole_node_before_keys_are_set(config):
     [
         ("key_frames.intervall=5", "expected one of key_frames: interval"),
         ("data.rot=x", "expected one of data: augment, batch_size"),
-        ("+seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
-        ("seed.x=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
-        ("sed=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
+        ("+seed.x=1", "expected one of acceleration, allow_random, benchmark, callbacks"),
+        ("seed.x=1", "expected one of acceleration, allow_random, benchmark, callbacks"),
+        ("sed=1", "expected one of acceleration, allow_random, benchmark, callbacks"),
         ("key_frames={intervall: 5}", "expected one of key_frames: interval"),
-        ("nothing.here=1", "expected one of acceleration, benchmark, callbacks, clip, data"),
+        ("nothing.here=1", "expected one of acceleration, allow_random, benchmark, callbacks"),
     ],
 )
 def test_an_unknown_key_names_the_keys(config, change, said):

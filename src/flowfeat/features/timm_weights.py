@@ -71,7 +71,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"features.checkpoint_path={path}: no such file")
     try:
         if path.suffix == ".safetensors":
-            content = load_file(path)
+            content: Any = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError) as error:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from flowfeat.flow.refinement import LEAK, convolution, in_full
 from flowfeat.interfaces import Flow, FlowNetwork
+from flowfeat.ops.precision import without_autocast
 from flowfeat.ops.warp import resize_flow
 
 CELL = 4  # pixels of the (halved) input per cell of the correlation
@@ -103,9 +104,11 @@ class CorrelationFlow(FlowNetwork):
         """Return the displacement in cells (B, 2, h, w) and the decoded features (B, 64, h, w)."""
         both = self.encoder(torch.cat((current, key)) - 0.5)
         ours, theirs = both.chunk(2)
-        with torch.autocast(both.device.type, enabled=False):  # 8 bits are too few to compare
-            unit = (F.normalize(half.to(self.sharpness), dim=1) for half in (ours, theirs))
-            costs = correlate(*unit, self.radius)
+        with without_autocast(both.device):  # 8 bits are too few to compare
+            unit, key_unit = (
+                F.normalize(half.to(self.sharpness), dim=1) for half in (ours, theirs)
+            )
+            costs = correlate(unit, key_unit, self.radius)
         likely = (costs * self.sharpness).softmax(1)
         # A product, not a matrix product, which autocast would take in bfloat16: 1/32 cell at 8.
         expected = (likely.float()[:, None] * self.cells[:, :, None, None]).sum(2)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flowfeat.interfaces import Flow, FlowNetwork
+from flowfeat.ops.precision import without_autocast
 from flowfeat.ops.warp import resize_flow
 
 LEAK = 0.1
@@ -191,13 +192,13 @@ def convolution(
     return nn.Sequential(conv, *norm, nn.LeakyReLU(LEAK))
 
 
-def in_full(layer: nn.Conv2d | nn.ConvTranspose2d, maps: Tensor) -> Tensor:
+def in_full(layer: nn.Module, maps: Tensor) -> Tensor:
     """Run a layer in the precision of its weights, where autocast would take half of it.
 
     For flow: the 8 bits of bfloat16 tell displacements of 32 cells and more no nearer than 1/4.
     """
-    with torch.autocast(maps.device.type, enabled=False):
-        full: Tensor = layer(maps.to(layer.weight.dtype))
+    with without_autocast(maps.device):
+        full: Tensor = layer(maps.to(next(layer.parameters()).dtype))
     return full
 
 
