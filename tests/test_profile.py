@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from flowfeat.cli import compose_config
 from flowfeat.interfaces import FeatureNetwork
 from flowfeat.metering import count_flops
-from flowfeat.profile import frame_size, gain_warning, profile
+from flowfeat.profile import Profile, comparisons, frame_size, gain_warning, profile
 from flowfeat.ratios import (
     TABLE_2,
     features_flops,
@@ -23,6 +23,7 @@ from flowfeat.ratios import (
     paper_ratio,
 )
 from flowfeat.speed import PartCosts, speedup_eq7
+from flowfeat.stream_speed import StreamSpeed
 from flowfeat.trust import build
 
 SMALL = ["features=resnet18", "head=rfcn", "profile.size=[64, 96]", "profile.num_classes=4"]
@@ -58,6 +59,7 @@ def test_a_model_is_counted_and_timed(tmp_path: Path, capsys: pytest.CaptureFixt
             expected = speedup_eq7(interval, 1 / found[f"inverse_r/eq5_{kind}"])
             assert found[f"speedup_eq7/{kind}_l{interval}"] == pytest.approx(expected)
     assert found["speedup/measured_l10"] > 0
+    assert found["speedup/spread_l10"] >= 0
     assert found["fps/measured_l10"] > 0
     assert "inverse_r/paper" not in found
     assert "1/r: N_feat over F (Eq. 6)" in capsys.readouterr().out
@@ -189,3 +191,24 @@ def test_any_features_are_compared_with_every_flow_network() -> None:
     assert "zero" not in {flow for _, flow in ratios}  # it costs nothing
     for features in ("efficientnet_b0", "resnet18"):
         assert ratios[features, "flownet_quarter"] > ratios[features, "flownet"]
+
+
+def test_a_doubtful_speed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    speed = StreamSpeed((0.1, 0.1), (2.0, 2.0), 10, runs={"N_feat": 0.1, "F": 0.9})
+    monkeypatch.setattr("flowfeat.profile.measure_stream", lambda *_, **__: speed)
+    profile(compose_config([*SMALL, "profile.seconds=0.1", "profile.frames=3"]), tmp_path)
+    assert "doubtful: s = 20.00 is more than l = 10 can give" in caplog.text
+
+
+def test_eq7_of_an_adaptive_schedule_stands_only_where_it_was_measured() -> None:
+    costs = PartCosts({"N_feat": 80.0, "F": 8.0})
+    runs = {"N_feat": 0.5, "F": 0.9}
+    speed = StreamSpeed((0.1,), (0.2,), 10, runs=runs)
+    adaptive = Profile(10, costs, costs, speed, {}, None, adaptive=True)
+    rows = {row.key: row for row in comparisons(adaptive, [2, 5, 10])}
+    assert [key for key in rows if "_l" in key] == ["speedup_eq7/{}_l10"]
+    assert rows["speedup_eq7/{}_l10"].flops == pytest.approx(80 / (40 + 7.2))
+    fixed = Profile(10, costs, costs, None, {}, None)
+    assert len([row for row in comparisons(fixed, [2, 5, 10]) if "_l" in row.key]) == 3

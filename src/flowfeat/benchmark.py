@@ -90,6 +90,8 @@ def _at_size(
     if "F" in parts.flops.costs:
         log.info(name)
         print_table(speed_table(comparisons(profile, wanted)))
+    if parts.stream.doubt:
+        log.warning(f"the measured speed is doubtful: {parts.stream.doubt}")
     found = figures(profile, wanted)
     found |= {f"ms/frame_{share}": v for share, v in _latencies(parts).items()}
     if interval is not None and "F" in parts.flops.costs:

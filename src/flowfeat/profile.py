@@ -124,6 +124,7 @@ def figures(profile: Profile, intervals: Sequence[int]) -> dict[str, float]:
         out[f"fps/measured{own}"] = profile.stream.fps
         if profile.interval is not None:
             out[f"speedup/measured{own}"] = profile.stream.speedup
+            out[f"speedup/spread{own}"] = profile.stream.spread
     if "F" not in profile.flops.costs:
         return out
     for row in comparisons(profile, intervals):
@@ -199,6 +200,8 @@ def profile_model(config: DictConfig) -> dict[str, float]:
         print_table(speed_table(comparisons(profile, intervals)))
     if profile.stream is not None:
         log.info(f"{profile.stream.fps:.2f} frames per second on a stream of random frames")
+        if profile.stream.doubt:
+            log.warning(f"the measured speed is doubtful: {profile.stream.doubt}")
     warning = gain_warning(config, profile.flops, size)
     if warning:
         log.warning(warning)
