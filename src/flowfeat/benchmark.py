@@ -154,6 +154,7 @@ def _training(config: DictConfig, folder: Path) -> dict[str, float]:
     data.setup("fit")
     plain = config.copy()
     plain.features = random_weights(config.features)
+    plain.flow = random_weights(config.flow)
     task = build_task(plain, data.classes)
     return training_figures(config, task, data, settings.training_steps, settings.turns, folder)
 

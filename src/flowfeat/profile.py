@@ -74,6 +74,7 @@ def build_random(config: DictConfig) -> VideoTask:
     """Build the task of a config with random weights, for as many classes as the data have."""
     config = config.copy()
     config.features = random_weights(config.features)
+    config.flow = random_weights(config.flow)
     number = config.profile.num_classes
     if number is None:
         classes: tuple[str, ...] = build_data(config).classes

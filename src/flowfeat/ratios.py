@@ -24,7 +24,7 @@ TABLE_2 = {
 """The paper's 1/r, by the names of our config leaves."""
 
 RANDOM = {"pretrained": False, "checkpoint_path": None}
-"""Arguments of feature networks that would fetch weights, and what leaves them random."""
+"""Arguments of networks that would fetch weights, and what leaves them random."""
 
 
 def leaves(group: str) -> dict[str, DictConfig]:
@@ -46,12 +46,12 @@ def leaf_name(group: str, node: DictConfig) -> str | None:
     return None
 
 
-def random_weights(features: DictConfig) -> DictConfig:
-    """Return a feature network's config that neither fetches nor reads weights."""
-    kept = {key: value for key, value in RANDOM.items() if key in features}
-    changed = OmegaConf.merge(features, kept)
+def random_weights(network: DictConfig) -> DictConfig:
+    """Return the config of a feature or flow network that neither fetches nor reads weights."""
+    kept = {key: value for key, value in RANDOM.items() if key in network}
+    changed = OmegaConf.merge(network, kept)
     if not isinstance(changed, DictConfig):
-        raise ValueError(f"features: expected a mapping, found {type(changed).__name__}")
+        raise ValueError(f"features, flow: expected a mapping, found {type(changed).__name__}")
     return changed
 
 

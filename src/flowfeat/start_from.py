@@ -1,7 +1,8 @@
 """Begin with parts of other runs: `start_from.features=<checkpoint>`, and so head; `flow.weights`.
 
 `start_from.all` gives every part that no other key names, as a run that goes on from another one
-under other settings wants it. `flow.weights` also takes public FlowNet-S state dicts.
+under other settings wants it. `flow.weights` also takes public FlowNet-S state dicts, and for RAFT
+torchvision's files.
 """
 
 import logging
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from flowfeat.checkpoint import KEY, Checkpoint, checkpoint_of, read_content
 from flowfeat.finite import require_finite
 from flowfeat.flow.flownet_weights import map_public, public_weights
+from flowfeat.flow.torchvision_flow import torchvision_weights
 from flowfeat.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -103,6 +105,8 @@ def _check(
         given.add("flow")
     if config.features.get("pretrained") or config.features.get("checkpoint_path"):
         given.add("features")
+    if OmegaConf.select(config, "flow.pretrained"):
+        given.add("flow")
     for part in with_weights:
         if part not in given and not any(p.requires_grad for p in parts[part].parameters()):
             run = RUNS.get(part, "a method that trains it")
@@ -118,15 +122,20 @@ def _place(part: nn.Module, task: Task) -> str:
 
 
 def _load_public(flow: nn.Module, content: object, path: str) -> bool:
-    """Load a public FlowNet-S state dict, if the content is one, and say what it lacks."""
+    """Load a public state dict, if the content is one, and say what a FlowNet-S lacks."""
+    raft = torchvision_weights(content)
+    if raft is not None:
+        _fill("flow", flow, raft, Path(path))
+        log.info(f"flow: weights of {path}, torchvision's RAFT")
+        return True
     try:
         public = public_weights(content)
     except ValueError as error:
         raise ValueError(f"flow.weights: {path}: {error}") from None
     if public is None and not (isinstance(content, Mapping) and KEY in content):
         raise ValueError(
-            f"flow.weights: {path}: expected a checkpoint of flowfeat or a public FlowNet-S "
-            f"(conv1.0.weight, ...), found {_found(content)}"
+            f"flow.weights: {path}: expected a checkpoint of flowfeat, a public FlowNet-S "
+            f"(conv1.0.weight, ...) or torchvision's RAFT, found {_found(content)}"
         )
     if public is None:
         return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flowfeat.features.timm_features import TimmFeatures
 from flowfeat.flow.flownet import FlowNet
 from flowfeat.flow.flownet_inception import FlowNetInception
+from flowfeat.flow.torchvision_flow import RAFT
 
 FLOWS: dict[str, Callable[[], nn.Module]] = {
     "FlowNet": lambda: FlowNet([1024], [16]),
@@ -50,3 +52,18 @@ def test_scale_field_at_stride_8_would_miss_table_2() -> None:
     refined = flops(lambda: FlowNet([1024], [16], predict_at="refined"), 2)
     assert feature_flops("resnet50") / refined == pytest.approx(8.5, abs=0.1)
     assert feature_flops("resnet101") / refined == pytest.approx(11.6, abs=0.15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ratio", "speedup"),
+    [
+        ({}, 15.7, 6.36),  # as it comes: half of the size, 4 updates
+        ({"updates": 2}, 26.0, 7.43),
+        ({"halve": False, "updates": 12}, 1.44, 1.38),  # as its authors run it
+    ],
+)
+def test_ratios_of_raft(settings: dict[str, Any], ratio: float, speedup: float) -> None:
+    """1/r of Eq. 6 over ResNet-101, and s of Eq. 7 at l = 10."""
+    found = feature_flops("resnet101") / flops(lambda: RAFT([1024], [16], **settings), 2)
+    assert found == pytest.approx(ratio, rel=0.005)
+    assert 10 / (1 + 9 / found) == pytest.approx(speedup, abs=0.01)

@@ -169,8 +169,8 @@ def without(name: str) -> dict[str, Tensor]:
         (
             lambda: nn.Conv2d(3, 4, 3).state_dict(),
             (),
-            r"flow.weights: .*: expected a checkpoint of flowfeat or a public FlowNet-S "
-            r"\(conv1.0.weight, ...\), found weight, bias$",
+            r"flow.weights: .*: expected a checkpoint of flowfeat, a public FlowNet-S "
+            r"\(conv1.0.weight, ...\) or torchvision's RAFT, found weight, bias$",
         ),
         (
             lambda: {"state_dict": nn.LSTM(2, 2, bidirectional=True).state_dict(), "epoch": 1},
@@ -185,7 +185,7 @@ def without(name: str) -> dict[str, Tensor]:
         (
             lambda: torch.zeros(1),
             (),
-            r"\(conv1.0.weight, ...\), found Tensor$",
+            r"torchvision's RAFT, found Tensor$",
         ),
     ],
 )

@@ -124,7 +124,7 @@ class Recorded(torch.nn.Module):
 
 
 def test_raft_sees_padded_pairs_and_its_last_flow_counts():
-    flow = RAFT((3,), (1,), updates=2)
+    flow = RAFT((3,), (1,), halve=False, updates=2)
     flow.network = Recorded()
     current, key = torch.rand(2, 3, 50, 133), torch.rand(2, 3, 50, 133)
     displacement = flow(current, key).displacement

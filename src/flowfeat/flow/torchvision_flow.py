@@ -1,6 +1,6 @@
 """RAFT from torchvision: the proof that any flow network plugs in."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -13,6 +13,8 @@ from flowfeat.flow.full_flow import FullFlow
 LEAST = 128  # pixels per side: four levels of its correlation pyramid want 16 cells of 8 pixels
 MULTIPLE = 8
 
+WEIGHTS = "C_T_V2"  # Flying Chairs and Things; the one set that both models have
+
 Model = Literal["raft_small", "raft_large"]
 
 
@@ -24,9 +26,10 @@ class RAFT(FullFlow):
         strides: See there.
         halve: See there.
         model: ``raft_small`` or ``raft_large``.
-        pretrained: Weights of torchvision, by name (DEFAULT, C_T_V2, ...), which are fetched; None:
-            random.
-        updates: Iterations of its recurrent unit.
+        pretrained: True for torchvision's weights of Flying Chairs and Things (C_T_V2), or their
+            name; they are fetched. Else random.
+        updates: Iterations of its recurrent unit. Its authors take 12; for features at stride 16
+            few do, and each costs a fifth of the rest.
 
     Raises:
         ValueError: An unknown model or unknown weights; no updates.
@@ -37,10 +40,10 @@ class RAFT(FullFlow):
         self,
         channels: Sequence[int],
         strides: Sequence[int],
-        halve: bool = False,
+        halve: bool = True,
         model: Model = "raft_small",
-        pretrained: str | None = None,
-        updates: int = 12,
+        pretrained: bool | str | None = False,
+        updates: int = 4,
     ) -> None:
         super().__init__(channels, strides, halve)
         if model not in get_args(Model):
@@ -48,15 +51,18 @@ class RAFT(FullFlow):
         if updates < 1:
             raise ValueError(f"flow.updates={updates}: expected at least 1")
         self.updates = updates
+        weights = WEIGHTS if pretrained is True else pretrained or None
         try:
-            self.network = get_model(model, weights=pretrained, progress=False)
+            self.network = get_model(model, weights=weights, progress=False)
         except KeyError as error:
             raise ValueError(
-                f"flow.pretrained={pretrained}: {model} has no such weights"
+                f"flow.pretrained={pretrained}: {model} has no such weights, expected true "
+                f"({WEIGHTS}), false or a name of torchvision's"
             ) from error
         except OSError as error:
             raise FileNotFoundError(
-                f"flow.pretrained={pretrained}: cannot be fetched ({error})"
+                f"flow.pretrained={pretrained}: cannot be fetched ({error}); without a network, "
+                f"flow.weights=<the file {model}_{weights}-....pth of torchvision>"
             ) from error
 
     def displacement(self, current: Tensor, key: Tensor) -> Tensor:
@@ -67,6 +73,13 @@ class RAFT(FullFlow):
         first, second = F.pad(frames, padding, mode="replicate").chunk(2)
         last: Tensor = self.network(first, second, num_flow_updates=self.updates)[-1]
         return last[..., :height, :width]
+
+
+def torchvision_weights(content: object) -> dict[str, Tensor] | None:
+    """Return torchvision's state dict of a RAFT under our names; None for anything else."""
+    if not isinstance(content, Mapping) or "feature_encoder.convnormrelu.0.weight" not in content:
+        return None
+    return {f"network.{name}": value for name, value in content.items()}
 
 
 def _accepted(side: int) -> int:
