@@ -69,6 +69,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict, also one under ``state_dict`` or ``model``, without running any code."""
     if not path.is_file():
         raise FileNotFoundError(f"features.checkpoint_path={path}: no such file")
+    content: Any
     try:
         if path.suffix == ".safetensors":
             content: Any = load_file(path)
