@@ -72,7 +72,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     content: Any
     try:
         if path.suffix == ".safetensors":
-            content: Any = load_file(path)
+            content = load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError) as error:
