@@ -106,6 +106,8 @@ class FlowNetwork(nn.Module, ABC):
 
     coarse_channels: int = 0
     """Channels of ``Flow.coarse``, by which schedules learn; 0 where there is none."""
+    reach: float | None = None
+    """Pixels of ``pyramid``'s input beyond which no motion is seen, per axis; None: no limit."""
 
     @abstractmethod
     def pyramid(self, current: Tensor, key: Tensor) -> tuple[Tensor, ...]:

@@ -87,3 +87,20 @@ def test_factors_scale_rates_and_zero_freezes():
     }
     with pytest.raises(ValueError, match="unknown part 'heed'"):
         Optimization(torch.optim.SGD, StepDecay(()), {"heed": 1}).configure(parts, 10)
+
+
+@pytest.mark.parametrize(("reach", "warned"), [(None, False), (8.0, False), (7.0, True)])
+@pytest.mark.parametrize("halve", [False, True])
+def test_motion_beyond_the_reach_is_said_with_its_figure(reach, warned, halve, caplog):
+    given = task(0.0, 0.0, halve=halve)
+    given.flow.reach = reach
+    factor = 2 if halve else 1
+    known = torch.ones(2, 16, 24, dtype=torch.bool)
+    known[:, :, 12:] = False
+    pair = batch(3.0 * factor, -8.0 * factor, known)
+    pair["flow"][:, :, :, 12:] = 100
+    given.on_validation_epoch_start()
+    given.validation_step(pair, 0)
+    given._warn_of_reach()
+    said = "things move by up to 8 px, the network sees 7 px per axis"
+    assert (said in caplog.text) == warned

@@ -4,10 +4,12 @@ The paper's FlowNet must discover matching by itself, which takes days of Flying
 FlowNet's other version (FlowNetC), a correlation of learned features is built in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from flowfeat.flow.refinement import LEAK, convolution, in_full
@@ -16,6 +18,7 @@ from flowfeat.ops.precision import without_autocast
 from flowfeat.ops.warp import resize_flow
 
 CELL = 4  # pixels of the (halved) input per cell of the correlation
+WIDE = 64  # cells of a row from which a matrix product of whole rows computes far more than is kept
 
 
 class CorrelationFlow(FlowNetwork):
@@ -25,7 +28,8 @@ class CorrelationFlow(FlowNetwork):
         channels: Channels per level of the features that the flow will propagate.
         strides: Their strides; the flow is given on the finest level's grid.
         width: Channels of the compared features.
-        radius: Cells searched in each direction; one cell is 8 pixels of the frame.
+        radius: Cells searched in each direction; one cell is 8 pixels of the frame, and nothing
+            beyond is seen: the default reaches 40 pixels, enough for the embedded data.
         with_scale: Predict the scale field S; without it, ``scale`` is None.
 
     Raises:
@@ -48,6 +52,7 @@ class CorrelationFlow(FlowNetwork):
         if not strides or len(strides) != len(channels):
             raise ValueError(f"channels={channels}, strides={strides}: expected one each per level")
         self.stride, self.radius = min(strides), radius
+        self.reach = radius * CELL
         self.encoder = nn.Sequential(
             convolution(3, width // 2, 5, 2, groups=8),
             convolution(width // 2, width, 3, 2, groups=8),
@@ -128,6 +133,50 @@ def correlate(current: Tensor, key: Tensor, radius: int) -> Tensor:
         (B, (2 R + 1)^2, h, w), inner products; entry ``(dy + R) (2 R + 1) + dx + R`` is with the
         key's cell at (x + dx, y + dy), zero outside.
     """
+    if current.shape[-1] <= WIDE:
+        return _of_whole_rows(current, key, radius)
+    products: Tensor = _OfWindows.apply(current, key, radius)
+    return products
+
+
+class _OfWindows(torch.autograd.Function):
+    """Multiply each cell with those that are kept alone, one shift of the map at a time."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, key: Tensor, radius: int) -> Tensor:
+        ctx.save_for_backward(current, key)
+        ctx.radius = radius
+        batch, _, height, width = current.shape
+        products = current.new_empty(batch, (2 * radius + 1) ** 2, height, width)
+        for entry, shifted in enumerate(_shifts(F.pad(key, (radius,) * 4), radius)):
+            products[:, entry] = (current * shifted).sum(1)
+        return products
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        current, key = ctx.saved_tensors
+        padded = F.pad(key, (ctx.radius,) * 4)
+        of_current, of_padded = torch.zeros_like(current), torch.zeros_like(padded)
+        shifts = zip(_shifts(padded, ctx.radius), _shifts(of_padded, ctx.radius), strict=True)
+        for entry, (shifted, of_shifted) in enumerate(shifts):
+            own = gradient[:, entry : entry + 1]
+            of_current.addcmul_(own, shifted)
+            of_shifted.addcmul_(own, current)
+        inside = slice(ctx.radius, -ctx.radius)
+        return of_current, of_padded[..., inside, inside], None
+
+
+def _shifts(padded: Tensor, radius: int) -> Iterator[Tensor]:
+    """Yield views of a map, seen from every cell (dy, dx) of the window, in its order."""
+    side = 2 * radius + 1
+    height, width = padded.shape[-2] - 2 * radius, padded.shape[-1] - 2 * radius
+    for dy in range(side):
+        for dx in range(side):
+            yield padded[..., dy : dy + height, dx : dx + width]
+
+
+def _of_whole_rows(current: Tensor, key: Tensor, radius: int) -> Tensor:
     batch, channels, height, width = current.shape
     side = 2 * radius + 1
     padded = F.pad(key, (radius,) * 4)

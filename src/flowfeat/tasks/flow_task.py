@@ -1,5 +1,6 @@
 """Train a flow network alone on pairs whose true flow is known."""
 
+import logging
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -11,6 +12,8 @@ from flowfeat.interfaces import FlowNetwork
 from flowfeat.metrics.end_point_error import EndPointError
 from flowfeat.optimization import Optimization
 from flowfeat.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 
 class FlowBatch(TypedDict):
@@ -26,7 +29,7 @@ class FlowTask(Task):
     """Multi-scale end-point-error loss on ``FlowNetwork.pyramid``, as FlowNet is trained.
 
     It reports ``EPE``, the mean end-point error in pixels at full size, and ``EPE_zero``, that of
-    no motion at all.
+    no motion at all. It warns of motion that the network cannot see, if its reach is limited.
 
     Args:
         flow: The network to train, in place.
@@ -52,6 +55,7 @@ class FlowTask(Task):
         self.weights = tuple(weights)
         self.halve = halve
         self.metrics = nn.ModuleDict({"EPE": EndPointError(), "EPE_zero": EndPointError()})
+        self._farthest: Tensor | None = None  # motion per axis, in pixels of what the network gets
         self.begin()
 
     def parts(self) -> dict[str, nn.Module]:
@@ -99,10 +103,15 @@ class FlowTask(Task):
 
     def on_validation_epoch_start(self) -> None:
         self.reset_metrics()
+        self._farthest = None
 
     def validation_step(self, batch: FlowBatch, batch_index: int) -> None:
         batch = self.prepare(batch)
         truth, valid = batch["flow"], batch["valid"]
+        farthest = _known(truth, valid).abs().amax()
+        self._farthest = (
+            farthest if self._farthest is None else torch.maximum(self._farthest, farthest)
+        )
         predicted = self.predict(batch)
         for metric, flow in zip(
             self._each_metric(), (predicted, torch.zeros_like(truth)), strict=True
@@ -112,6 +121,18 @@ class FlowTask(Task):
     def on_validation_epoch_end(self) -> None:
         for name, value in self.computed_metrics().items():
             self.log(name, value, prog_bar=True, sync_dist=False)
+        self._warn_of_reach()
+
+    def _warn_of_reach(self) -> None:
+        """Say once an epoch how much farther things move than the network sees."""
+        reach = self.flow.reach
+        if reach is None or self._farthest is None or float(self._farthest) <= reach:
+            return
+        log.warning(
+            f"flow: things move by up to {float(self._farthest):.0f} px, the network sees "
+            f"{reach:.0f} px per axis (of the frames as it gets them); a larger flow.radius sees "
+            "farther"
+        )
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
