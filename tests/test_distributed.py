@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -196,6 +197,36 @@ def test_more_ranks_than_snippets_are_refused_before_the_training(monkeypatch):
     waiting.trainer, trainer.datamodule = trainer, Data()
     with pytest.raises(ValueError, match=r"more ranks than snippets.* the 3 snippets.* found 4"):
         VideoTask.on_fit_start(waiting)
+
+
+@pytest.mark.parametrize("short", ["train", "val", "test"])
+def test_every_list_that_the_run_comes_to_is_checked_before_it(short):
+    """Three snippets in one list, enough for four processes in the others."""
+
+    class Data(pl.LightningDataModule):
+        ready = ("train", "val")
+
+        def setup(self, stage: str) -> None:
+            self.ready = (*self.ready, stage)
+
+        def share(self, name: str) -> None:
+            assert name in self.ready
+            assign_snippets([8] * (3 if name == short else 4), self.trainer.world_size)
+
+        def train_dataloader(self) -> None:
+            self.share("train")
+
+        def val_dataloader(self) -> None:
+            self.share("val")
+
+        def test_dataloader(self) -> None:
+            self.share("test")
+
+    trainer: Any = SimpleNamespace(world_size=4)
+    with pytest.raises(ValueError, match=r"more ranks than snippets.* the 3 snippets.* found 4"):
+        train.check_shares(Data(), trainer, trains=True)
+    trainer.world_size = 3
+    train.check_shares(Data(), trainer, trains=True)
 
 
 @pytest.mark.parametrize("choice", ["task=cityscapes", "experiment=vid_dff_paper"])

@@ -91,6 +91,8 @@ def train(config: DictConfig, folder: Path) -> dict[str, float]:
 def check_shares(data: pl.LightningDataModule, trainer: pl.Trainer, trains: bool) -> None:
     """See that the data can be shared out over the processes that the trainer will start.
 
+    All lists that the run will come to: training, validation, and the test at its end.
+
     Raises:
         ValueError: A batch size that they do not divide, or more of them than videos to score.
     """
@@ -98,6 +100,8 @@ def check_shares(data: pl.LightningDataModule, trainer: pl.Trainer, trains: bool
     if trains:
         data.train_dataloader()
     data.val_dataloader()
+    data.setup("test")
+    data.test_dataloader()
 
 
 def warms_up(config: DictConfig, task: Task) -> bool:
