@@ -110,6 +110,7 @@ class Look(NamedTuple):
     hue: float  # 0..1, the middle of the class's hues
     spread: float  # how far an object's hue may lie from it
     aspect: float  # least height over width, 0..1
+    colour: float = 1.0  # 0..1, share of the saturation that objects have
 
 
 def numbered(kind: int, kinds: int) -> Look:
@@ -118,20 +119,20 @@ def numbered(kind: int, kinds: int) -> Look:
     return Look(SHAPES[kind % len(SHAPES)], pattern, kind / kinds, 0.28 / kinds, 0.72)
 
 
-_NAMED: dict[str, tuple[Shape, Pattern, float]] = {
-    "striped disc": (_disc, _stripes, 0.60),
-    "star": (_star, _spots, 0.15),
-    "ring": (_ring, _stripes, 0.03),
-    "cross": (_cross, _spots, 0.34),
-    "triangle": (_triangle, _rings, 0.50),
-    "checked square": (_square, _checks, 0.08),
-    "crescent": (_crescent, _spots, 0.76),
-    "heart": (_heart, _stripes, 0.95),
-    "arrow": (_arrow, _stripes, 0.42),
-    "hourglass": (_hourglass, _checks, 0.85),
-}
+def _named(shape: Shape, pattern: Pattern, hue: float, colour: float = 1.0) -> Look:
+    return Look(shape, pattern, hue, 0.025, 0.88, colour)
+
 
 NAMED: dict[str, Look] = {
-    name: Look(shape, pattern, hue, 0.03, 0.88) for name, (shape, pattern, hue) in _NAMED.items()
+    "striped disc": _named(_disc, _stripes, 0.60),
+    "star": _named(_star, _spots, 0.15),
+    "ring": _named(_ring, _stripes, 0.06),
+    "cross": _named(_cross, _spots, 0.32),
+    "triangle": _named(_triangle, _rings, 0.51),
+    "checked square": _named(_square, _checks, 0.1, colour=0.1),
+    "crescent": _named(_crescent, _spots, 0.72),
+    "heart": _named(_heart, _stripes, 0.97),
+    "arrow": _named(_arrow, _stripes, 0.42),
+    "hourglass": _named(_hourglass, _checks, 0.84),
 }
 """Shapes by what anyone would call them, in the order of their classes."""

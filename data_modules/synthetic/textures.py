@@ -137,8 +137,9 @@ def thing(rng: np.random.Generator, look: Look, side: int) -> Array:
     along, across = u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
     wave = np.clip(look.pattern(along, across, rng.uniform(6.0, 9.5)) * 1.5, -1, 1)[..., None]
     hue = look.hue + rng.uniform(-look.spread, look.spread)
-    light = _colour(hue, rng.uniform(0.45, 0.8), rng.uniform(0.75, 1.0))
-    dark = _colour(hue + rng.uniform(-0.04, 0.04), rng.uniform(0.6, 0.95), rng.uniform(0.3, 0.5))
+    light = _colour(hue, look.colour * rng.uniform(0.45, 0.8), rng.uniform(0.75, 1.0))
+    other = hue + rng.uniform(-0.04, 0.04)
+    dark = _colour(other, look.colour * rng.uniform(0.6, 0.95), rng.uniform(0.3, 0.5))
     rgb = dark + (light - dark) * (wave * 0.5 + 0.5)
     rgb *= 1 + 0.16 * _noise(rng, (side, side), max(3.0, side / 10), 1)
     texture = np.concatenate([np.clip(rgb, 0, 255) * alpha, alpha], axis=2)
