@@ -98,6 +98,28 @@ def test_compiled_paths_are_the_ones_that_run(task: VideoTask) -> None:
     assert stream(non_key, 3) > stream(non_key, 1) > 0  # the head, and then the flow network too
 
 
+def test_another_size_of_frames_does_not_compile_again(
+    task: VideoTask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The head on maps of other sizes and numbers; torch treats a single row apart."""
+    caplog.set_level("INFO")
+    torch.compiler.reset()
+    plain = copy.deepcopy(task.head)
+    running = Acceleration(compile=("non_key",), backend="eager")
+    changed = running.prepare(copy.deepcopy(task), CPU).head
+    said = []
+    for rows, height, width in ((2, 4, 6), (2, 8, 6), (3, 5, 11), (1, 4, 6), (1, 6, 4)):
+        maps = torch.rand(rows, task.temporal.channels[-1], height, width)
+        frames = torch.rand(rows, 3, 8 * height, 8 * width)
+        with torch.inference_mode():
+            torch.testing.assert_close(changed((maps,), frames), plain((maps,), frames))
+        said.append([record.getMessage() for record in caplog.records])
+        caplog.clear()
+    assert [len(lines) for lines in said] == [0, 0, 0, 1, 0]
+    (line,) = said[3]
+    assert line.startswith("acceleration.compile: compiled Segmentation.forward again, for 1 x ")
+
+
 def test_operations_of_compiled_paths_are_counted_all_the_same(task: VideoTask) -> None:
     clip = torch.rand(1, 3, 3, *SIZE), torch.tensor([SIZE])
     expected = part_flops(task.temporal, task.head, *clip).costs

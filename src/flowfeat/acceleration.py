@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from flowfeat.compilation import Compiled
 from flowfeat.cuda_graphs import Graphed
 from flowfeat.flow.full_flow import FullFlow
 from flowfeat.interfaces import FeatureNetwork
@@ -36,7 +37,7 @@ class Acceleration:
         inference_mode: Keep no record for gradients at all, where ``no_grad`` keeps versions.
         channels_last: Weights, and with them maps, as (B, h, w, C) in memory.
         autocast: Convolutions and matrix products in bfloat16; results differ by its 8 bits.
-        compile: Paths through ``torch.compile``, of ``PATHS``.
+        compile: Paths through ``torch.compile``, of ``PATHS``, for frames of any size.
         backend: Of ``torch.compile``.
         cuda_graphs: Record the networks of both paths once per size, and replay them (NVIDIA GPUs).
             Hand-made flow and RAFT run as they would without.
@@ -79,7 +80,8 @@ class Acceleration:
         if self.channels_last:
             task.to(memory_format=torch.channels_last)
         for module, name in self._calls(task, self.compile):
-            _replace(module, name, self._compiled)
+            title = f"{type(module).__name__}.{name}"
+            _replace(module, name, partial(Compiled, name=title, backend=self.backend))
         if self.cuda_graphs:
             has_key = isinstance(task.parts().get("features"), FeatureNetwork)
             for module, name in self._calls(task, PATHS if has_key else PATHS[1:]):
@@ -89,9 +91,6 @@ class Acceleration:
                     owner = task if name == "trunk" else module
                     _replace(module, name, partial(Graphed, module=owner))
         return task
-
-    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return torch.compile(function, backend=self.backend)
 
     def _calls(self, task: Task, paths: Sequence[str]) -> Iterator[tuple[nn.Module, str]]:
         """Yield the modules of the paths, with the name of what is called on them."""
