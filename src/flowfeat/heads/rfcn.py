@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from flowfeat.heads.steady_shapes import best_survivors, detect_padded
 from flowfeat.interfaces import Detections, Features, TaskHead
 from flowfeat.ops.position_sensitive import Corners, position_sensitive_vote
 from flowfeat.ops.upload import upload
+
+Candidates = tuple[Tensor, Tensor, Tensor, Tensor, tuple[int, int], Sequence[float], int]
+"""What ``best_boxes`` wants of one picture."""
 
 
 class RFCNMaps(NamedTuple):
@@ -179,8 +182,8 @@ class RFCN(TaskHead):
 
     def _candidates(
         self, raw: RFCNMaps, parts: tuple[Tensor, Tensor, Tensor], sizes: Tensor
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield what ``best_boxes`` wants of every picture."""
+    ) -> Iterator[Candidates]:
+        """Yield the boxes of every picture, before the suppression."""
         objectness, deltas, anchors = parts
         for b, picture in enumerate(_pictures(sizes)):
             scores, inside = objectness[b, :, 1] - objectness[b, :, 0], self._inside(raw, picture)
@@ -217,7 +220,7 @@ class RFCN(TaskHead):
             proposals, decoded.split(counts), shares.split(counts), _pictures(sizes), strict=True
         )
         found = [detect_padded(*entry, *settings) for entry in entries]
-        answers = torch.stack([torch.stack((each.count, each.final.long())) for each in found])
+        answers = torch.stack([torch.stack((each.number, each.final.long())) for each in found])
         kept = answers.tolist()  # the one wait
         if not all(final for _, final in kept):
             return self._postprocess_exactly(raw, sizes)

@@ -34,7 +34,7 @@ class PaddedDetections(NamedTuple):
     boxes: Tensor  # (n, 4)
     scores: Tensor  # (n,)
     labels: Tensor  # (n,)
-    count: Tensor  # ()
+    number: Tensor  # ()
     final: Tensor  # () bool, as above
 
 
