@@ -7,7 +7,12 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import ps_roi_pool
 
-from flowfeat.ops.position_sensitive import ONE_THREAD, integral_image, position_sensitive_vote
+from flowfeat.ops.position_sensitive import (
+    ONE_THREAD,
+    integral_image,
+    position_sensitive_vote,
+    sums_by_rows,
+)
 
 
 def random_rois(count: int, height: int, width: int) -> torch.Tensor:
@@ -60,6 +65,25 @@ def test_votes_equal_torchvision_on_a_map_with_one_more_row_and_column() -> None
     torch.testing.assert_close(votes, pooled.mean((2, 3)), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_equal_torchvisions_on_a_map_with_one_more_row_and_column(
+    layout: torch.memory_format,
+) -> None:
+    torch.manual_seed(3)
+    k, classes, height, width = 7, 5, 38, 63
+    maps = torch.randn(2, k * k * classes, height, width).to(memory_format=layout)
+    maps.requires_grad_()
+    rois, owners = random_rois(200, height * 16, width * 16), torch.arange(200) % 2
+    given = torch.randn(200, classes)
+    votes = position_sensitive_vote(maps, rois, owners, k, 16)
+    (ours,) = torch.autograd.grad(votes, maps, given)
+    theirs = maps.unflatten(1, (k * k, classes)).transpose(1, 2).flatten(1, 2)
+    entries = torch.cat((owners[:, None].float(), rois), 1)
+    pooled = ps_roi_pool(F.pad(theirs, (0, 1, 0, 1)), entries, k, 1 / 16)
+    (expected,) = torch.autograd.grad(pooled.mean((2, 3)), maps, given)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_pixel_corners_keep_fractions_of_cells() -> None:
     maps = torch.arange(8.0).expand(1, 1, 8, 8).contiguous()  # each cell holds its column
     roi, owner = torch.tensor([[12.0, 0, 28, 8]]), torch.tensor([0])
@@ -73,14 +97,44 @@ def test_pixel_corners_keep_fractions_of_cells() -> None:
     assert position_sensitive_vote(two, whole, owner, 2, 8, "pixels").item() == 1.0
 
 
+@pytest.mark.parametrize("band", [1, ONE_THREAD])
 @pytest.mark.parametrize("corners", ["cells", "pixels"])
-def test_gradients_are_those_of_finite_differences(corners: str) -> None:
+def test_gradients_are_those_of_finite_differences(
+    corners: str, band: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pictures and columns one by one, and all of them together."""
+    monkeypatch.setattr("flowfeat.ops.position_sensitive.ONE_THREAD", band)
     torch.manual_seed(1)
     maps = torch.randn(2, 8, 4, 5, dtype=torch.float64, requires_grad=True)
     rois, owners = random_rois(4, 32, 40), torch.tensor([0, 1, 1, 0])
     assert torch.autograd.gradcheck(
         lambda m: position_sensitive_vote(m, rois, owners, 2, 8, corners), (maps,)
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gradient_by_rows_is_that_of_the_cumulative_sums(dtype: torch.dtype) -> None:
+    """What every device but the CPU does gives the same, in the type of the maps."""
+    maps = torch.randn(3, 6, 9, 5, generator=torch.Generator().manual_seed(4)).to(dtype)
+    maps.requires_grad_()
+    roi, owner = torch.tensor([[8.0, 16, 33, 66]] * 3), torch.arange(3)
+    (ours,) = torch.autograd.grad(position_sensitive_vote(maps, roi, owner, 1, 8).sum(), maps)
+    sums = integral_image(maps)  # columns 1 .. 3, rows 2 .. 7
+    inside = sums[:, 8, 4] - sums[:, 2, 4] - sums[:, 8, 1] + sums[:, 2, 1]
+    (expected,) = torch.autograd.grad(inside.sum() / 18, maps)
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, expected)
+
+
+def test_nothing_of_the_maps_is_kept_for_the_gradient() -> None:
+    kept: list[torch.Tensor] = []
+    maps = torch.randn(1, 9 * 50, 20, 30, requires_grad=True)
+    rois, owners = random_rois(4, 160, 240), torch.zeros(4, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda each: kept.append(each) or each, lambda each: each
+    ):
+        position_sensitive_vote(maps, rois, owners, 3, 8)
+    assert sum(each.numel() for each in kept) < maps.numel() / 100
 
 
 def test_no_rois_and_wrong_channels() -> None:
@@ -92,13 +146,12 @@ def test_no_rois_and_wrong_channels() -> None:
 
 @pytest.mark.parametrize("band", [1, 4 * 6, ONE_THREAD])  # numbers: less than a cell, 4 cells, all
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_sums_of_inference_are_those_of_training_to_the_bit(
+def test_the_sums_by_rows_are_torchs_own_to_the_bit(
     band: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flowfeat.ops.position_sensitive.ONE_THREAD", band)
     maps = torch.randn(2, 6, 9, 5, generator=torch.Generator().manual_seed(2)).to(dtype)
-    learning = integral_image(maps.clone().requires_grad_()).detach()
-    inference = integral_image(maps)
-    assert torch.equal(inference, learning)
+    by_rows = sums_by_rows(maps)
+    assert torch.equal(by_rows, integral_image(maps))
     expected = F.pad(maps.double().cumsum(2).cumsum(3), (1, 0, 1, 0)).permute(0, 2, 3, 1)
-    torch.testing.assert_close(inference, expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(by_rows, expected, atol=1e-12, rtol=0)

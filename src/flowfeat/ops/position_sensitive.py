@@ -6,11 +6,13 @@ a RoI reads contiguous rows. And torchvision clips bins to ``height - 1`` and ``
 keeps the last row and column of the map out of every bin; here, as in R-FCN, they count.
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Corners = Literal["cells", "pixels"]
 
@@ -52,42 +54,111 @@ def bin_edges(
     return low, torch.maximum(high.clamp_max(extent), low + 1)
 
 
+def exact_type(maps: Tensor) -> torch.dtype:
+    """Return the type of sums whose differences stay exact to about 1e-12 (MPS has no float64)."""
+    return torch.float32 if maps.device.type == "mps" else torch.float64
+
+
 def integral_image(maps: Tensor) -> Tensor:
     """Sum maps (B, C, h, w) over all cells above and left: (B, h + 1, w + 1, C), 0 at the edge."""
-    # Differences of large sums: float64 keeps them exact to about 1e-12 (MPS has no float64).
-    dtype = torch.float32 if maps.device.type == "mps" else torch.float64
-    if maps.device.type == "cpu" and not (torch.is_grad_enabled() and maps.requires_grad):
-        return _sums_by_rows(maps, dtype)
     batch, channels, height, width = maps.shape
     # In place, because at full size the allocation of each copy costs as much as the sums.
-    sums = maps.new_zeros(batch, height + 1, width + 1, channels, dtype=dtype)
+    sums = maps.new_zeros(batch, height + 1, width + 1, channels, dtype=exact_type(maps))
     sums[:, 1:, 1:] = maps.permute(0, 2, 3, 1)
     return sums.cumsum_(1).cumsum_(2)
 
 
-def _sums_by_rows(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Add whole rows, then whole columns: the same sums in the same order, in a third of the time.
+def sums_by_rows(maps: Tensor) -> Tensor:
+    """Return the integral image on the CPU: the same sums in the same order, three times as fast.
 
-    ``cumsum_`` walks down the map once for every single number of a row. A band of the map at a
-    time: what is larger, torch hands to all threads, whose meeting costs more than it saves.
+    Adds whole rows, then whole columns, where ``cumsum_`` walks down the map once for every single
+    number of a row. A band of the maps at a time: what is larger, torch hands to all threads, whose
+    meeting costs more than it saves.
     """
     batch, channels, height, width = maps.shape
-    sums = maps.new_empty(batch, height + 1, width + 1, channels, dtype=dtype)
+    sums = maps.new_empty(batch, height + 1, width + 1, channels, dtype=torch.float64)
     sums[:, 0] = 0
     sums[:, 1:, 0] = 0
     cells = maps.permute(0, 2, 3, 1)  # (B, h, w, C)
-    band = max(1, ONE_THREAD // channels)
-    for own, ours in zip(sums, cells, strict=True):
+    for some, band in _pictures_and_bands(batch, width, channels):
+        own, ours = sums[some], cells[some]
         for x in range(0, width, band):
-            down, new = own[:, x + 1 : min(x + band, width) + 1], ours[:, x : x + band]
-            down[1] = new[0]
+            down, new = own[:, :, x + 1 : min(x + band, width) + 1], ours[:, :, x : x + band]
+            down[:, 1] = new[:, 0]
             for y in range(1, height):
-                torch.add(down[y], new[y], out=down[y + 1])
-        for y in range(1, height + 1, band):
-            right = own[y : y + band].transpose(0, 1)
+                torch.add(down[:, y], new[:, y], out=down[:, y + 1])
+        rows = max(1, band // len(own))
+        for y in range(1, height + 1, rows):
+            right = own[:, y : y + rows]
             for x in range(2, width + 1):
-                right[x] += right[x - 1]
+                right[:, :, x] += right[:, :, x - 1]
     return sums
+
+
+def _sum_back(gradient: Tensor) -> Tensor:
+    """Turn the gradient of the integral image into that of the cells, in its own memory.
+
+    A cell was added to all sums below and right of it, so it gets the sum of theirs.
+
+    Args:
+        gradient: (B, h + 1, w + 1, C), overwritten.
+
+    Returns:
+        (B, h, w, C).
+    """
+    cells = gradient[:, 1:, 1:]
+    batch, height, width, channels = cells.shape
+    for some, band in _pictures_and_bands(batch, width, channels):
+        own = cells[some]
+        for x in range(0, width, band):
+            up = own[:, :, x : x + band]
+            for y in reversed(range(height - 1)):
+                up[:, y] += up[:, y + 1]
+        rows = max(1, band // len(own))
+        for y in range(0, height, rows):
+            left = own[:, y : y + rows]
+            for x in reversed(range(width - 1)):
+                left[:, :, x] += left[:, :, x + 1]
+    return cells
+
+
+def _pictures_and_bands(batch: int, width: int, channels: int) -> Iterator[tuple[slice, int]]:
+    """Yield pictures whose rows stay in one thread together, and the cells that do so."""
+    band = max(1, ONE_THREAD // channels)
+    together = max(1, band // width)
+    yield from ((slice(at, at + together), band) for at in range(0, batch, together))
+
+
+class _VotesByRows(torch.autograd.Function):
+    """Vote on the CPU.
+
+    Autograd would keep the integral image, copy it for every corner and turn it over before and
+    behind each ``cumsum``; here the gradient has one such table, and goes back by rows as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        ctx.shape, ctx.dtype = maps.shape, maps.dtype
+        return _weighted_rows(sums_by_rows(maps), rows, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        rows, weights = ctx.saved_tensors
+        batch, channels, height, width = ctx.shape
+        sums = weights.new_zeros(batch, height + 1, width + 1, channels)
+        shares = weights[:, :, None] * gradient[:, None]  # (R, 4 k^2, C)
+        sums.view(-1, gradient.shape[1]).index_add_(0, rows.flatten(), shares.flatten(0, 1))
+        return _sum_back(sums).permute(0, 3, 1, 2).to(ctx.dtype), None, None
+
+
+def _weighted_rows(sums: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    """Add rows (R, 4 k^2) of the integral image, weighted: (R, C)."""
+    bins = rows.shape[1] // 4
+    corner_sums = F.embedding(rows, sums.view(-1, sums.shape[-1] // bins))
+    with torch.autocast(sums.device.type, enabled=False):
+        return torch.bmm(weights[:, None], corner_sums)[:, 0]
 
 
 def position_sensitive_vote(
@@ -118,8 +189,7 @@ def position_sensitive_vote(
     x0, x1 = bin_edges(rois[:, 0], rois[:, 2], k, stride, width, corners)  # (R, k)
     y0, y1 = bin_edges(rois[:, 1], rois[:, 3], k, stride, height, corners)
     area = (y1 - y0)[:, :, None] * (x1 - x0)[:, None, :]  # (R, k, k)
-    sums = integral_image(maps)
-    weight = area.to(sums.dtype).mul(k * k).reciprocal()
+    weight = area.to(exact_type(maps)).mul(k * k).reciprocal()
 
     row = owners[:, None] * (height + 1)
     bins = torch.arange(k * k, device=maps.device).view(k, k)
@@ -132,7 +202,8 @@ def position_sensitive_vote(
     plus = weight.flatten(1)
     signed = torch.cat((plus, plus, -plus, -plus), 1)  # (R, 4 k^2)
     # Every vote is one weighted sum of 4 k^2 rows of the integral image.
-    corner_sums = F.embedding(rows, sums.view(-1, channels // (k * k)))  # (R, 4 k^2, C)
-    with torch.autocast(maps.device.type, enabled=False):
-        votes = torch.bmm(signed[:, None], corner_sums)
-    return votes[:, 0].to(torch.promote_types(maps.dtype, torch.float32))
+    if maps.device.type == "cpu":
+        votes = _VotesByRows.apply(maps, rows, signed)
+    else:
+        votes = _weighted_rows(integral_image(maps), rows, signed)
+    return votes.to(torch.promote_types(maps.dtype, torch.float32))
