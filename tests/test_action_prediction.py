@@ -42,7 +42,7 @@ def stored(path: Path, *words: str, **measured: float | None) -> tuple[Path, obj
     task = build_task(config, data.classes).eval()
     for linear in (task.head.classifier, *task.head.motion):
         torch.nn.init.normal_(linear.weight, std=3.0)  # so that windows differ
-    record = Provenance(config, data.classes, measured).record
+    record = Provenance(config, data.classes, measured=measured).record
     torch.save({"state_dict": task.state_dict(), KEY: record}, path)
     return path, (task, data)
 

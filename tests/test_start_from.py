@@ -7,6 +7,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
+from data_modules.synthetic.shapes import NAMED
 from flowfeat import cli
 from flowfeat.build import build_task
 from flowfeat.checkpoint import read_checkpoint, restore_task, write_checkpoint
@@ -17,7 +18,7 @@ from flowfeat.tasks.video_task import VideoTask
 from flowfeat.train import train, warms_up
 
 FLOW = ("flow=flownet_quarter", "flow.width=0.0625", "flow.groups=null")
-CLASSES = ("airplane", "car", "cattle", "dog")
+CLASSES = tuple(NAMED)
 TINY = (
     "features.model=test_resnet",
     "head.anchor_sizes=[16,32]",
@@ -248,7 +249,7 @@ def test_weights_of_a_diverged_run_are_refused(stored, tmp_path):
 def test_a_head_of_other_classes_is_refused(stored):
     config = dff("dff", f"start_from.features={stored['per_frame']}")
     task = build_task(config, ("a", "b", "c", "d"))
-    with pytest.raises(ValueError, match=r"start_from\.head: .* knows the classes airplane, car"):
+    with pytest.raises(ValueError, match=r"start_from\.head: .* knows the classes striped disc"):
         start_parts(task, config)
     config.start_from.head = None
     start_parts(task, config)

@@ -77,7 +77,6 @@ def test_the_list_is_what_the_shipped_configs_name():
         "torch.optim.Adam",
         "pytorch_lightning.Trainer",
         "pytorch_lightning.callbacks.LearningRateMonitor",
-        "pytorch_lightning.callbacks.RichProgressBar",
     }
 
 
