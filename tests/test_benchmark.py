@@ -13,6 +13,7 @@ from flowfeat.cli import compose_config
 SMALL = ["features=resnet18", "features.model=test_resnet", "flow=flownet_quarter"]
 SMALL += ["profile.num_classes=3", "profile.seconds=0.2", "profile.frames=4", "profile.device=cpu"]
 SMALL += ["benchmark.training_steps=0", "benchmark.turns=1", "benchmark.streams=2"]
+SMALL += ["benchmark.peers=1"]
 SMALL += ["benchmark.memory_frames=[2, 4]", "benchmark.memory_size=[32, 48]"]
 
 
@@ -42,6 +43,7 @@ def test_figures_of_two_sizes_and_of_a_video(tmp_path: Path) -> None:
     slower = min(of["fps_reading"], of["fps_model"])
     assert found["end_to_end/of_slower"] == pytest.approx(of["fps"] / slower)
     assert found["switch/channels_last/key"] > 0
+    assert found["peers/warp_over_grid_sample"] > 0
     text = (tmp_path / "run" / "benchmark.md").read_text()
     assert "| 32 x 48 | 48 x 64 |" in text
     assert "load (processes" in text

@@ -15,6 +15,7 @@ from flowfeat import cli
 from flowfeat.acceleration import Acceleration, acceleration_of
 from flowfeat.benchmarking.end_to_end import end_to_end_figures
 from flowfeat.benchmarking.page import page
+from flowfeat.benchmarking.peers import peer_figures, reading_beside_pyav
 from flowfeat.benchmarking.reading import reading_figures
 from flowfeat.benchmarking.streams import (
     Parts,
@@ -56,6 +57,8 @@ def benchmark(config: DictConfig, folder: Path) -> dict[str, float]:
     for height, width in _sizes(config):
         found |= _at_size(config, copy.deepcopy(task), (height, width), device, running)
     found |= _streams(config, task, device)
+    if settings.peers:
+        found |= peer_figures(_sizes(config)[0], settings.peers, device)
     if settings.video is not None:
         found |= _video(config, task, device, running)
     if settings.training_steps:
@@ -140,6 +143,8 @@ def _video(
     path, frames = config.benchmark.video, config.profile.frames
     data = build_data(config)
     found = reading_figures(data, path, frames, device)
+    if config.benchmark.peers:
+        found |= reading_beside_pyav(data, path, frames, config.benchmark.peers)
     if not isinstance(task, Describing) or isinstance(task, RecognitionTask):
         return found  # predicted in windows, or not at all
     task = running.prepare(copy.deepcopy(task), device)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-ONCE = ("streams", "switch", "training", "memory", "video", "end_to_end", "off")
+ONCE = ("streams", "switch", "training", "memory", "video", "end_to_end", "off", "peers")
 """Figures that belong to no size."""
 
 
