@@ -64,6 +64,43 @@ def test_an_untrained_network_already_points_along_a_shift():
     assert torch.equal(flow.scale, torch.ones_like(flow.scale))
 
 
+@pytest.mark.parametrize(
+    ("pixels", "levels", "seen"),
+    [(64, 1, False), (16, 2, True), (64, 2, True), (80, 2, True), (96, 2, False), (128, 3, True)],
+)
+def test_a_coarser_level_sees_twice_as_far(pixels, levels, seen):
+    """The key frame lies some pixels to the left; radius 5 sees 40, 80 and 160."""
+    torch.manual_seed(0)
+    network = CorrelationFlow((4,), (8,), levels=levels).eval()
+    assert network.reach == 20 * 2 ** (levels - 1)  # of the halved frame
+    wide = torch.rand(1, 3, 96, 256 + pixels)
+    with torch.no_grad():
+        network.sharpness.fill_(200)
+        flow = network(wide[..., :256], wide[..., pixels:])
+    cells = pixels // 8
+    interior = flow.displacement[0, :, 2:-2, cells + 2 : -2].flatten(1).median(1).values
+    truth = torch.tensor([-cells, 0.0])
+    assert torch.allclose(interior, truth, atol=0.3) is seen
+
+
+def test_every_displacement_is_searched_at_one_level_alone():
+    cells = CorrelationFlow((4,), (8,), levels=3).cells
+    searched = {tuple(each) for each in cells.t().tolist()}
+    assert len(searched) == cells.shape[1] == 121 + 2 * 96
+    assert cells.abs().max() == 20
+    assert torch.equal(CorrelationFlow((4,), (8,)).cells, cells[:, :121])
+
+
+def test_levels_of_odd_maps_have_gradients():
+    """61 x 77 pixels: maps of 8 x 10 cells, then 4 x 5, then 2 x 3."""
+    torch.manual_seed(0)
+    network = CorrelationFlow((4,), (8,), levels=3)
+    flow = network(*torch.rand(2, 1, 3, 61, 77))
+    assert flow.displacement.shape == (1, 2, 8, 10)
+    flow.displacement.square().sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in network.encoder.parameters())
+
+
 @pytest.mark.parametrize("stride", [4, 8, 16, 32])
 @pytest.mark.parametrize("size", [(64, 80), (61, 77)])
 def test_flow_lies_on_the_feature_grid_in_its_pixels(stride, size):
@@ -80,6 +117,8 @@ def test_flow_lies_on_the_feature_grid_in_its_pixels(stride, size):
     torch.testing.assert_close(ours, at_8.displacement.mean((2, 3)) * 8, rtol=0.2, atol=1.0)
 
 
-def test_a_radius_without_cells_is_refused():
+def test_no_cells_and_no_levels_are_refused():
     with pytest.raises(ValueError, match=r"flow\.radius=0"):
         CorrelationFlow((4,), (8,), radius=0)
+    with pytest.raises(ValueError, match=r"flow\.levels=0: expected at least 1"):
+        CorrelationFlow((4,), (8,), levels=0)

@@ -31,12 +31,16 @@ class CorrelationFlow(FlowNetwork):
         radius: Cells searched in each direction; one cell is 8 pixels of the frame, and nothing
             beyond is seen: the default reaches 40 pixels, enough for the embedded data.
         with_scale: Predict the scale field S; without it, ``scale`` is None.
+        levels: Scales of the features that are searched. Each further one has cells of twice the
+            size and so doubles the reach (2: 80 pixels, 3: 160), for large frames; it adds only
+            what lies beyond the window of the one before.
 
     Raises:
-        ValueError: A radius below 1; channels and strides that do not pair up.
+        ValueError: A radius or levels below 1; channels and strides that do not pair up.
     """
 
     cells: Tensor
+    beyond: Tensor
 
     def __init__(
         self,
@@ -45,22 +49,31 @@ class CorrelationFlow(FlowNetwork):
         width: int = 64,
         radius: int = 5,
         with_scale: bool = True,
+        levels: int = 1,
     ) -> None:
         super().__init__()
-        if radius < 1:
-            raise ValueError(f"flow.radius={radius}: expected at least 1")
+        for name, value in (("radius", radius), ("levels", levels)):
+            if value < 1:
+                raise ValueError(f"flow.{name}={value}: expected at least 1")
         if not strides or len(strides) != len(channels):
             raise ValueError(f"channels={channels}, strides={strides}: expected one each per level")
-        self.stride, self.radius = min(strides), radius
-        self.reach = radius * CELL
+        self.stride, self.radius, self.levels = min(strides), radius, levels
+        self.reach = radius * CELL * 2 ** (levels - 1)
         self.encoder = nn.Sequential(
             convolution(3, width // 2, 5, 2, groups=8),
             convolution(width // 2, width, 3, 2, groups=8),
             nn.Conv2d(width, width, 3, padding=1),
         )
-        window = (2 * radius + 1) ** 2
+        steps = range(-radius, radius + 1)
+        window = [(dx, dy) for dy in steps for dx in steps]
+        # Of a coarser level, the entries of the window that the finer one does not reach.
+        beyond = [n for n, cell in enumerate(window) if 2 * max(map(abs, cell)) > radius]
+        cells = torch.tensor(window, dtype=torch.float32).t().contiguous()  # (2, (2 R + 1)^2)
+        further = [cells[:, beyond] * 2**level for level in range(1, levels)]
+        self.register_buffer("cells", torch.cat((cells, *further), 1), persistent=False)
+        self.register_buffer("beyond", torch.tensor(beyond), persistent=False)
         self.decoder = nn.Sequential(
-            convolution(window + width + 2, 96, 3, groups=8),
+            convolution(self.cells.shape[1] + width + 2, 96, 3, groups=8),
             convolution(96, 64, 3, groups=8),
             convolution(64, 64, 3, groups=8),
         )
@@ -69,9 +82,6 @@ class CorrelationFlow(FlowNetwork):
         self.has_scale = with_scale
         self.scale = nn.Conv2d(64, sum(channels), 1) if with_scale else None
         self.sharpness = nn.Parameter(torch.tensor(10.0))
-        steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
-        dy, dx = torch.meshgrid(steps, steps, indexing="ij")
-        self.register_buffer("cells", torch.stack((dx, dy)).flatten(1), persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -110,15 +120,25 @@ class CorrelationFlow(FlowNetwork):
         both = self.encoder(torch.cat((current, key)) - 0.5)
         ours, theirs = both.chunk(2)
         with without_autocast(both.device):  # 8 bits are too few to compare
-            unit, key_unit = (
-                F.normalize(half.to(self.sharpness), dim=1) for half in (ours, theirs)
-            )
-            costs = correlate(unit, key_unit, self.radius)
+            costs = self._compare(ours.to(self.sharpness), theirs.to(self.sharpness))
         likely = (costs * self.sharpness).softmax(1)
         # A product, not a matrix product, which autocast would take in bfloat16: 1/32 cell at 8.
         expected = (likely.float()[:, None] * self.cells[:, :, None, None]).sum(2)
         decoded = self.decoder(torch.cat((costs, ours, expected), dim=1))
         return expected + in_full(self.correct, decoded), decoded
+
+    def _compare(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Return the cosine of every cell with each of ``cells`` around it (B, K, h, w)."""
+        height, width = ours.shape[-2:]
+        costs = [correlate(F.normalize(ours), F.normalize(theirs), self.radius)]
+        for level in range(1, self.levels):
+            ours, theirs = (F.avg_pool2d(half, 2, ceil_mode=True) for half in (ours, theirs))
+            coarse = correlate(F.normalize(ours), F.normalize(theirs), self.radius)
+            coarse = coarse.index_select(1, self.beyond)
+            for axis in (2, 3):  # a coarse cell's costs are those of all fine cells in it
+                coarse = coarse.repeat_interleave(2**level, axis)
+            costs.append(coarse[..., :height, :width])
+        return torch.cat(costs, 1) if self.levels > 1 else costs[0]
 
 
 def correlate(current: Tensor, key: Tensor, radius: int) -> Tensor:

@@ -130,8 +130,8 @@ class FlowTask(Task):
             return
         log.warning(
             f"flow: things move by up to {float(self._farthest):.0f} px, the network sees "
-            f"{reach:.0f} px per axis (of the frames as it gets them); a larger flow.radius sees "
-            "farther"
+            f"{reach:.0f} px per axis (of the frames as it gets them); a larger flow.radius or "
+            "flow.levels sees farther"
         )
 
     on_test_epoch_start = on_validation_epoch_start
