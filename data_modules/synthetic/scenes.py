@@ -48,6 +48,7 @@ class SceneSettings:
     pace: float = 0.0  # 0..1: how far the speed of everything swings around its mean
     pace_period: float = 24.0  # frames from one rest to the next
     detail: float = 0.25  # 0..1, strength of the finest texture
+    background_colour: float = 1.0  # 0..1, share of the colours behind the objects
     noise: float = 4.0  # standard deviation of the sensor's noise, in 0..255
     brightness: float = 0.12  # 0..1, how far the exposure swings
 
@@ -74,6 +75,10 @@ class SceneSettings:
             raise ValueError(f"scene pace in 0..1 and pace_period > 0 expected, {found}")
         if not 1 <= self.regions <= len(REGIONS):
             raise ValueError(f"scene regions: expected 1 .. {len(REGIONS)}, found {self.regions}")
+        if not 0 <= self.background_colour <= 1:
+            raise ValueError(
+                f"scene background_colour: expected 0..1, found {self.background_colour}"
+            )
         unknown = [name for name in self.motions if name not in MOTIONS]
         if unknown or not self.motions:
             raise ValueError(f"scene motions: expected some of {MOTIONS}, found {self.motions}")
@@ -143,7 +148,9 @@ class Scene:
         unit = min(settings.size)
         self._camera = camera_path(rng, settings.size, rng.uniform(*settings.pan) * unit)
         size = background_size(self._camera, settings.size)
-        drawn = landscape(rng, size, unit, settings.detail, settings.regions)
+        drawn = landscape(
+            rng, size, unit, settings.detail, settings.regions, settings.background_colour
+        )
         self._background, self._regions = drawn
         self._phase = np.random.default_rng((*self.seed, 3)).uniform(0, 2 * np.pi)  # of the pace
         self._exposure = (rng.uniform(0, 2 * np.pi), rng.uniform(0.05, 0.3))

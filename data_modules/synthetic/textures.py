@@ -19,7 +19,11 @@ def _noise(rng: np.random.Generator, size: tuple[int, int], cell: float, channel
 
 
 def background(
-    rng: np.random.Generator, size: tuple[int, int], unit: float, detail: float
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    unit: float,
+    detail: float,
+    colour: float = 1.0,
 ) -> Array:
     """Draw a background that no object looks like, but on which flow can be estimated.
 
@@ -28,14 +32,17 @@ def background(
         size: Height and width of the texture in pixels.
         unit: The frame's shorter side in pixels: the coarsest blobs are a quarter of it.
         detail: Share of the finest blobs (2 pixels), 0..1; high for restoration, low for flow.
+        colour: Share of the colours, 0..1; 0 is grey.
 
     Returns:
         (H, W, 3) in 0..255: greyish colours around one tint, blobs of four sizes.
     """
     quarter = (-(-size[0] // 4), -(-size[1] // 4))  # coarse blobs need few pixels: half the time
-    coarse = _noise(rng, quarter, unit / 16, 3) * 26
+    coarse = _noise(rng, quarter, unit / 16, 3) * np.float32(26 * colour)
     coarse += _noise(rng, quarter, unit / 40, 1) * 34
-    coarse += np.float32(rng.uniform(75, 165)) + rng.uniform(-22, 22, 3).astype(np.float32)
+    coarse += np.float32(rng.uniform(75, 165)) + (colour * rng.uniform(-22, 22, 3)).astype(
+        np.float32
+    )
     smooth = cv2.resize(coarse, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     texture: Array = np.asarray(smooth, np.float32)
     fine = _noise(rng, size, max(4.0, unit / 24), 1) * 26
@@ -55,7 +62,12 @@ REGIONS: tuple[tuple[float, float, float, float], ...] = (
 
 
 def landscape(
-    rng: np.random.Generator, size: tuple[int, int], unit: float, detail: float, kinds: int
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    unit: float,
+    detail: float,
+    kinds: int,
+    colour: float = 1.0,
 ) -> tuple[Array, NDArray[np.uint8]]:
     """Draw a background of several kinds of regions, one above the other, with a steep skyline.
 
@@ -64,13 +76,14 @@ def landscape(
         size: Height and width of the texture in pixels.
         unit: The frame's shorter side in pixels.
         detail: Of ``background``.
+        colour: Of ``background``.
         kinds: 1 is a plain ``background``; 2 is top and ground, 3 and 4 have one or two kinds of
             blocks between them.
 
     Returns:
         (H, W, 3) in 0..255, and (H, W): the region's kind, 0 .. kinds - 1 from top to bottom.
     """
-    texture = background(rng, size, unit, detail)
+    texture = background(rng, size, unit, detail, colour)
     if kinds == 1:
         return texture, np.zeros(size, np.uint8)
     looks = np.array((*REGIONS[: kinds - 1], REGIONS[-1]))
