@@ -25,7 +25,11 @@ _TRAIN, _VAL, _STILL = 0, 1, 2  # different seeds
 _LABELLED = 15  # labelled frames per snippet of VID_train_15frames.txt
 
 SCENE = SceneSettings(
-    classes=len(CLASSES), named=True, object_size=(0.26, 0.5), background_colour=0.2
+    classes=len(CLASSES),
+    named=True,
+    object_size=(0.26, 0.5),
+    travel=(0.1, 0.55),
+    background_colour=0.2,
 )
 """What the snippets show."""
 
