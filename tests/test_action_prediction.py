@@ -132,6 +132,7 @@ def test_every_window_is_scored_as_a_test_video(monkeypatch, tmp_path, modality)
         assert line["segments"] == [n for n in starts if n + spanned <= 30]
         pictures = whole[data.modality.plan(line["segments"], 30)]
         batch = data.prepare(pictures, line["segments"], "clip")
+        batch = data.transfer_batch_to_device(batch, torch.device("cpu"), 0)  # from 8 bits
         steps = task.head(task.temporal.features(batch["frames"][0]), batch["frames"][0])[0]
         expected = steps.mean(0).softmax(0)
         classes = {entry["class"]: entry["probability"] for entry in line["classes"]}
