@@ -19,7 +19,7 @@ CHOICE := task=$(TASK) method=$(METHOD)
 DATA := $(if $(DATA_ROOT),"data.root='$(DATA_ROOT)'")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark benchmark-data methods sweep test test-slow golden lint format clean
+.PHONY: help setup train evaluate predict profile reproduce compare fuse degrade benchmark benchmark-data methods sweep test test-slow lint format clean
 
 help: ## list the targets and their variables
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,9 +83,6 @@ test: $(STAMP) ## run the tests
 
 test-slow: $(STAMP) ## run the tests that take longer
 	@$(BIN)/python -m pytest -q -m slow $(ARGS)
-
-golden: $(STAMP) ## compare configs, weights' shapes and tiny trainings with those written down [ARGS=exact]
-	@$(BIN)/python tests/golden/golden.py $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	@$(BIN)/ruff check .
